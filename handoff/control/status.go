@@ -1,0 +1,139 @@
+package control
+
+import "time"
+
+// Version is the version of this protocol. A runtime reports it in every
+// status; a client that knows only an older one still understands the fields
+// it knows.
+const Version = 1
+
+// Phase says where a runtime stands in the handoff.
+type Phase string
+
+const (
+	Starting  Phase = "starting"  // opened, not READY yet
+	Candidate Phase = "candidate" // READY, accepts, waits for its predecessor's commit
+	Idle      Phase = "idle"      // serves; no handoff in progress
+	Forked    Phase = "forked"    // a candidate was started and is not READY yet
+	Held      Phase = "held"      // the candidate is READY; commit or abort decides
+	Aborting  Phase = "aborting"  // serves again; the undone candidate is still ending
+	Draining  Phase = "draining"  // committed; finishing its connections
+	Stopping  Phase = "stopping"  // told to stop; finishing its connections
+	Exited    Phase = "exited"    // the last status a runtime sends
+)
+
+// Status is what a runtime says of itself.
+type Status struct {
+	Version     int       `json:"version"`
+	Service     string    `json:"service"`
+	PID         int       `json:"pid"`
+	Generation  int       `json:"generation"`
+	Phase       Phase     `json:"phase"`
+	Exe         string    `json:"exe"` // the file this generation was executed from
+	StartedAt   time.Time `json:"started_at"`
+	Sockets     []Socket  `json:"sockets,omitempty"`
+	Connections Counts    `json:"connections"`
+
+	// Armed is set between "arm" and the signal that starts the handoff.
+	Armed *Arm `json:"armed,omitempty"`
+	// Handoff is the handoff in progress (forked, held, aborting, draining).
+	Handoff *Handoff `json:"handoff,omitempty"`
+	// Last is how the most recent handoff of this generation ended.
+	Last *Outcome `json:"last,omitempty"`
+	// Predecessor is the generation before this one while it still drains.
+	Predecessor *Peer `json:"predecessor,omitempty"`
+
+	// Refused counts handoffs asked for and refused since this generation
+	// started, LastRefusal says why the last one was.
+	Refused     uint64 `json:"refused,omitempty"`
+	LastRefusal string `json:"last_refusal,omitempty"`
+	// Attempts counts handoffs started since this generation started.
+	Attempts uint64 `json:"attempts,omitempty"`
+	// MainLost is set when this generation serves but systemd believes another,
+	// dead process to be the main one: its successor died while this one still
+	// drained. "reclaim" tells systemd once it would listen.
+	MainLost bool `json:"main_lost,omitempty"`
+	// EventsLost counts journal events that could not be written.
+	EventsLost uint64 `json:"events_lost,omitempty"`
+}
+
+// Socket is one socket a runtime holds.
+type Socket struct {
+	Name    string `json:"name"`    // FileDescriptorName= of the socket unit, or the name given to Listen
+	Network string `json:"network"` // tcp, udp, unix, unixgram, unixpacket
+	Address string `json:"address"`
+	Origin  string `json:"origin"` // systemd, predecessor, bound
+	InUse   bool   `json:"in_use"` // false: inherited and passed on, but this release does not use it
+}
+
+// Counts are a generation's connections. Idle, Active and Streams are those of
+// now, the others have been counted since the drain began.
+type Counts struct {
+	Idle    int `json:"idle"`    // between two requests, or before the first
+	Active  int `json:"active"`  // within a request
+	Streams int `json:"streams"` // hijacked, or of a protocol of the program's own
+	Moved   int `json:"moved"`   // handed to the successor
+	Drained int `json:"drained"` // ended by themselves or after their last response
+	Closed  int `json:"closed"`  // idle through the whole grace, closed politely
+	Cut     int `json:"cut"`     // still busy at the deadline
+}
+
+// Open returns the number of connections that are open now.
+func (c Counts) Open() int { return c.Idle + c.Active + c.Streams }
+
+// Handoff is a handoff in progress.
+type Handoff struct {
+	TxID      string    `json:"txid,omitempty"` // empty: nobody armed it (bare SIGUSR2)
+	Exe       string    `json:"exe"`
+	Candidate int       `json:"candidate"` // pid
+	Hold      bool      `json:"hold,omitempty"`
+	StartedAt time.Time `json:"started_at"`
+	ReadyAt   time.Time `json:"ready_at,omitzero"`
+	// Deadline is when the runtime decides by itself: abort a candidate that
+	// is not READY or that nobody committed, cut what has not drained.
+	Deadline time.Time `json:"deadline,omitzero"`
+}
+
+// Outcome is how a handoff ended.
+type Outcome struct {
+	TxID      string `json:"txid,omitempty"`
+	Exe       string `json:"exe"`
+	Candidate int    `json:"candidate,omitempty"` // pid; 0 when it could not be started
+	Committed bool   `json:"committed"`
+	// Reason is a stable word (see the Reason constants), Detail a sentence.
+	Reason string `json:"reason,omitempty"`
+	Detail string `json:"detail,omitempty"`
+	// Exit is the candidate's end as waitid(2) reported it, once it ended.
+	Exit *Exit `json:"exit,omitempty"`
+	// ReadyAfter is the time from the fork to READY in nanoseconds, 0 when it never was.
+	ReadyAfter time.Duration `json:"ready_after,omitempty"`
+	EndedAt    time.Time     `json:"ended_at"`
+}
+
+// Exit is the end of a process.
+type Exit struct {
+	Code   string `json:"code"`   // exited, killed, dumped: the words systemd uses for EXIT_CODE
+	Status string `json:"status"` // the exit status, or the signal's name without SIG
+}
+
+// Peer is another generation of the same service.
+type Peer struct {
+	PID         int    `json:"pid"`
+	Generation  int    `json:"generation"`
+	Connections Counts `json:"connections"`
+}
+
+// Reasons why a handoff was undone.
+const (
+	ReasonExec     = "exec-failed"             // the candidate's file could not be executed
+	ReasonCrash    = "candidate-crashed"       // ended by a signal or a non-zero status before commit
+	ReasonExit     = "candidate-exited"        // exited 0 before it was committed
+	ReasonTimeout  = "ready-timeout"           // not READY within the deadline
+	ReasonVersion  = "protocol-version"        // the two generations speak no common version
+	ReasonHealth   = "health-failed"           // the runtime's own health check failed
+	ReasonAsked    = "aborted"                 // SIGUSR1 or the control socket's "abort"
+	ReasonHold     = "hold-expired"            // nobody committed or aborted in time
+	ReasonStopping = "stopping"                // the service was told to stop
+	ReasonNotify   = "notify-failed"           // systemd could not be told of the new main process
+	ReasonDrain    = "candidate-died-draining" // committed, then died while the predecessor still drained
+)

@@ -1,0 +1,19 @@
+// Package templates holds the files zdt generates from, before anything is
+// filled in. What the placeholders mean is package unitgen's business.
+//
+// This package is internal to zdt; its API is not stable.
+package templates
+
+import _ "embed"
+
+//go:embed service.tmpl
+var service string
+
+//go:embed socket.tmpl
+var socket string
+
+// Service returns the text/template of a service unit.
+func Service() string { return service }
+
+// Socket returns the text/template of a socket unit.
+func Socket() string { return socket }

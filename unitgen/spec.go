@@ -1,0 +1,153 @@
+package unitgen
+
+import (
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// MinSystemd is the oldest systemd whose units Generate writes: it is the first
+// that knows every setting used without a condition (ProtectProc=).
+const MinSystemd = 247
+
+// What a Spec's zero values stand for.
+const (
+	DefaultReadyTimeout = 30 * time.Second
+	DefaultDrainTimeout = 30 * time.Second
+	DefaultUnitDir      = "/etc/systemd/system"
+	DefaultStateRoot    = "/var/lib/zdt"
+)
+
+// Runtime says what performs the handoff on the service's side.
+type Runtime string
+
+const (
+	RuntimeLibrary Runtime = "library" // the program links package handoff
+	RuntimeHelper  Runtime = "helper"  // zdt run starts the program; not built yet
+)
+
+// OnFailure says what an upgrade does when a gate fails after the candidate serves.
+type OnFailure string
+
+const (
+	OnFailureRollback OnFailure = "rollback" // back to the incumbent
+	OnFailureFreeze   OnFailure = "freeze"   // stay, and wait for an operator's decision
+)
+
+// A Spec is everything zdt init knows about a service. The zero value of every
+// field but Name, Exec and Zdt has a meaning.
+type Spec struct {
+	Name        string // names the units, the state directory and the runtime directory
+	Description string // one line; default: Name
+
+	Exec        string   // base name of the program; it is run as StateDir/current/Exec
+	Args        []string // its arguments, each exactly as the program shall see it
+	Environment []string // KEY=VALUE
+	StartProbe  []string // absolute path and arguments of a command that must succeed before each start
+
+	StateDir string // default: /var/lib/zdt/NAME; needed with UserManager
+	UnitDir  string // default: /etc/systemd/system; needed with UserManager
+	Zdt      string // absolute path of zdt itself, for ExecReload=
+
+	Listen  []Listen // none: a service without sockets of systemd's
+	Runtime Runtime  // default: RuntimeLibrary
+
+	User        string // default: root, or with UserManager the manager's own user
+	Group       string // default: User's
+	DynamicUser bool
+
+	Health       []string      // URLs asked by an upgrade
+	ReadyTimeout time.Duration // from start to READY; default 30s
+	DrainTimeout time.Duration // for what is under way when a generation ends; default 30s
+	Bake         time.Duration // how long a candidate serves on probation; default none
+	OnFailure    OnFailure     // default: OnFailureRollback
+
+	UserManager    bool // units of systemd --user
+	SystemdVersion int  // that will read the units; 0: unknown, use nothing newer than MinSystemd
+}
+
+// withDefaults fills in what the zero values stand for.
+func (s Spec) withDefaults() Spec {
+	def := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	def(&s.Description, s.Name)
+	if !s.UserManager {
+		def(&s.StateDir, path.Join(DefaultStateRoot, s.Name))
+		def(&s.UnitDir, DefaultUnitDir)
+	}
+	if s.Runtime == "" {
+		s.Runtime = RuntimeLibrary
+	}
+	if s.OnFailure == "" {
+		s.OnFailure = OnFailureRollback
+	}
+	if s.ReadyTimeout == 0 {
+		s.ReadyTimeout = DefaultReadyTimeout
+	}
+	if s.DrainTimeout == 0 {
+		s.DrainTimeout = DefaultDrainTimeout
+	}
+	s.Listen = slices.Clone(s.Listen)
+	for i := range s.Listen {
+		def(&s.Listen[i].FDName, s.Name)
+	}
+	return s
+}
+
+// ServiceUnit returns the name of the service's unit, NAME.service.
+func (s Spec) ServiceUnit() string { return s.Name + ".service" }
+
+// SocketUnits returns the names of the socket units, NAME.socket first. A
+// socket unit has one FileDescriptorName=, so every further FDName gets a unit
+// of its own, NAME.FDNAME.socket. The dot is there because it cannot occur in a
+// service's name: with a dash, service "web" with a socket "admin" would
+// overwrite the socket of a service "web-admin".
+func (s Spec) SocketUnits() []string {
+	var units []string
+	for _, g := range s.withDefaults().sockets() {
+		units = append(units, g.unit)
+	}
+	return units
+}
+
+// socketGroup is the sockets that share a name, and so a unit.
+type socketGroup struct {
+	unit   string
+	fdName string
+	listen []Listen
+}
+
+// sockets groups s.Listen by name, in the order of first mention.
+func (s Spec) sockets() []socketGroup {
+	var groups []socketGroup
+	for _, l := range s.Listen {
+		i := slices.IndexFunc(groups, func(g socketGroup) bool { return g.fdName == l.FDName })
+		if i < 0 {
+			unit := s.Name + ".socket"
+			if len(groups) > 0 {
+				unit = s.Name + "." + l.FDName + ".socket"
+			}
+			i = len(groups)
+			groups = append(groups, socketGroup{unit: unit, fdName: l.FDName})
+		}
+		groups[i].listen = append(groups[i].listen, l)
+	}
+	return groups
+}
+
+// execPath is what ExecStart= names.
+func (s Spec) execPath() string { return path.Join(s.StateDir, "current", s.Exec) }
+
+// runtimeDir is where control.sock is, in words for the operator.
+func (s Spec) runtimeDir() string {
+	if s.UserManager {
+		return "$XDG_RUNTIME_DIR/zdt/" + s.Name
+	}
+	return "/run/zdt/" + s.Name
+}
+
+func joinUnits(units []string) string { return strings.Join(units, " ") }

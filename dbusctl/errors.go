@@ -124,8 +124,6 @@ func classify(name, unit string) (sentinel error, hint string) {
 		return nil, "systemctl unmask " + unit
 	case systemd + "LoadFailed", systemd + "BadUnitSetting":
 		return nil, "systemd-analyze verify " + unit + " names the line"
-	case systemd + "ShuttingDown", systemd + "TransactionOrderIsCyclic":
-		return nil, ""
 	case bus + "AccessDenied", bus + "InteractiveAuthorizationRequired", bus + "AuthFailed",
 		bus + "SELinuxAccessDenied", "org.freedesktop.PolicyKit1.Error.NotAuthorized":
 		return ErrNotAuthorised, "run it as root, or let polkit allow org.freedesktop.systemd1.manage-units for this user and unit"

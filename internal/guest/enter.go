@@ -19,25 +19,36 @@ const (
 
 // enter runs fn on a thread that is in the given namespaces of the guest. What fn starts on other goroutines is not.
 func (g *Guest) enter(namespaces int, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread belongs to the guest now, and Go ends it together with the goroutine.
-		runtime.LockOSThread()
-		err := errors.New("function ended its goroutine") // t.FailNow and the like
-		defer func() { done <- err }()
+	return onDisposableThread(func() error {
 		// Threads share their root directory; one that changes its mount namespace must not (setns(2), EINVAL).
 		if namespaces&mountNamespace != 0 {
-			if err = unix.Unshare(unix.CLONE_FS); err != nil {
-				err = fmt.Errorf("unshare root directory: %w", err)
-				return
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return fmt.Errorf("unshare root directory: %w", err)
 			}
 		}
 		// A pidfd stands for all namespaces of its process since Linux 5.8.
-		if err = unix.Setns(int(g.pidfd.Fd()), namespaces); err != nil {
-			err = fmt.Errorf("enter guest: %w", err)
+		if err := unix.Setns(int(g.pidfd.Fd()), namespaces); err != nil {
+			return fmt.Errorf("enter guest: %w", err)
+		}
+		return fn()
+	})
+}
+
+// onDisposableThread runs fn on a thread that ends after it, so that fn may change what cannot be changed back.
+func onDisposableThread(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// Go never ends the main thread, it would stay in the guest's namespaces for ever, and /proc/self with it.
+			// While this goroutine sits on it, another one gets another thread.
+			defer runtime.UnlockOSThread()
+			done <- onDisposableThread(fn)
 			return
 		}
-		err = errors.New("function ended its goroutine")
+		// Never unlocked: Go ends the thread together with the goroutine.
+		err := errors.New("function ended its goroutine") // t.FailNow and the like
+		defer func() { done <- err }()
 		err = fn()
 	}()
 	return <-done
@@ -48,19 +59,47 @@ func (g *Guest) enter(namespaces int, fn func() error) error {
 // what they do happens on the host.
 func (g *Guest) Do(fn func() error) error { return g.enter(netNamespace, fn) }
 
-// Dial connects to an address inside the guest, as [net.Dialer.DialContext] does: tcp, udp and unix, where unix paths
-// are the guest's. The connection belongs to the caller and works on any goroutine of the host process.
+// Dial connects to an address inside the guest as root, as [net.Dialer.DialContext] does: tcp, udp and unix, where unix
+// paths are the guest's. The connection belongs to the caller and works on any goroutine of the host process. A unix
+// server of the guest sees the peer's user but no pid, as this process has none in there.
 func (g *Guest) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return g.DialAs(ctx, 0, network, addr)
+}
+
+// DialAs is Dial as another user, whom a unix server sees as its peer. A user's own bus, for one, admits nobody else.
+func (g *Guest) DialAs(ctx context.Context, uid int, network, addr string) (net.Conn, error) {
 	namespaces := netNamespace
 	if strings.HasPrefix(network, "unix") {
 		namespaces |= mountNamespace
 	}
 	var conn net.Conn
 	err := g.enter(namespaces, func() (err error) {
-		// Without the delay's race between address families, net dials on the calling goroutine alone.
+		if err := becomeUser(uid); err != nil {
+			return fmt.Errorf("become user %d: %w", uid, err)
+		}
+		// Without the race between address families that the delay arranges, net dials on the calling goroutine alone.
 		d := net.Dialer{FallbackDelay: -1}
 		conn, err = d.DialContext(ctx, network, addr)
 		return err
 	})
 	return conn, err
+}
+
+// becomeUser gives the calling thread, which is disposable, another user and group. The raw calls of the kernel do
+// that; the functions of package syscall would change all threads of the process.
+func becomeUser(uid int) error {
+	if uid == 0 {
+		return nil
+	}
+	id := uintptr(uid)
+	for _, call := range [][4]uintptr{
+		{unix.SYS_SETGROUPS, 0, 0, 0},
+		{unix.SYS_SETRESGID, id, id, id},
+		{unix.SYS_SETRESUID, id, id, id},
+	} {
+		if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
+			return errno
+		}
+	}
+	return nil
 }

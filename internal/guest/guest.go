@@ -112,6 +112,7 @@ func start(ctx context.Context, cfg Config) (*Guest, error) {
 	if err != nil {
 		early := g.earlyOutput()
 		g.keep = false
+		_ = g.signal(unix.SIGKILL) // asking politely takes a systemd that listens
 		return nil, errors.Join(err, g.Close(), early)
 	}
 	return g, nil

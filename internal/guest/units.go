@@ -8,14 +8,9 @@ import (
 )
 
 // BusAddress returns the address of the guest's system bus, for a D-Bus client in the host process. The bus sees that
-// client as root.
+// client as root. A user's bus admits that user only: reach /run/user/UID/bus with [Guest.DialAs].
 func (g *Guest) BusAddress() string {
 	return "unix:path=" + g.Path("/run/dbus/system_bus_socket")
-}
-
-// UserBusAddress returns the address of a user's bus, which exists while the user's manager runs.
-func (g *Guest) UserBusAddress(uid int) string {
-	return "unix:path=" + g.Path(fmt.Sprintf("/run/user/%d/bus", uid))
 }
 
 // Journal returns the guest's journal as text, oldest line first, restricted by journalctl's matches and options

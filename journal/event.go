@@ -96,6 +96,9 @@ const (
 	// ReasonResources: the incumbent ran out of descriptors, processes or
 	// memory while it prepared the handoff.
 	ReasonResources Reason = "resources"
+	// ReasonRefused: no handoff was started, because one is in progress or
+	// this generation cannot start one now.
+	ReasonRefused Reason = "refused"
 	// ReasonSystemd: systemd was told of the new main process and did not
 	// take it.
 	ReasonSystemd Reason = "systemd"

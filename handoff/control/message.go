@@ -10,7 +10,7 @@ const (
 	OpDisarm  = "disarm"  // take the arming with this txid back
 	OpCommit  = "commit"  // decide a held handoff
 	OpAbort   = "abort"   // undo a handoff that is not committed
-	OpReclaim = "reclaim" // tell systemd that this process is the main one (after MainLost)
+	OpReclaim = "reclaim" // tell systemd that this process is the main one (after TookOver)
 )
 
 // Error codes in a Response.

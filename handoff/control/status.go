@@ -49,10 +49,10 @@ type Status struct {
 	LastRefusal string `json:"last_refusal,omitempty"`
 	// Attempts counts handoffs started since this generation started.
 	Attempts uint64 `json:"attempts,omitempty"`
-	// MainLost is set when this generation serves but systemd believes another,
-	// dead process to be the main one: its successor died while this one still
-	// drained. "reclaim" tells systemd once it would listen.
-	MainLost bool `json:"main_lost,omitempty"`
+	// TookOver is set when this generation serves again after its successor
+	// died while it drained. systemd may still believe the dead process to be the
+	// main one; MainPID tells, and "reclaim" mends it once systemd would listen.
+	TookOver bool `json:"took_over,omitempty"`
 	// EventsLost counts journal events that could not be written.
 	EventsLost uint64 `json:"events_lost,omitempty"`
 }
@@ -100,7 +100,8 @@ type Outcome struct {
 	Exe       string `json:"exe"`
 	Candidate int    `json:"candidate,omitempty"` // pid; 0 when it could not be started
 	Committed bool   `json:"committed"`
-	// Reason is a stable word (see the Reason constants), Detail a sentence.
+	// Reason is a stable word, the ZDT_REASON of the abort event (package
+	// journal lists them). Detail is a sentence.
 	Reason string `json:"reason,omitempty"`
 	Detail string `json:"detail,omitempty"`
 	// Exit is the candidate's end as waitid(2) reported it, once it ended.
@@ -122,18 +123,3 @@ type Peer struct {
 	Generation  int    `json:"generation"`
 	Connections Counts `json:"connections"`
 }
-
-// Reasons why a handoff was undone.
-const (
-	ReasonExec     = "exec-failed"             // the candidate's file could not be executed
-	ReasonCrash    = "candidate-crashed"       // ended by a signal or a non-zero status before commit
-	ReasonExit     = "candidate-exited"        // exited 0 before it was committed
-	ReasonTimeout  = "ready-timeout"           // not READY within the deadline
-	ReasonVersion  = "protocol-version"        // the two generations speak no common version
-	ReasonHealth   = "health-failed"           // the runtime's own health check failed
-	ReasonAsked    = "aborted"                 // SIGUSR1 or the control socket's "abort"
-	ReasonHold     = "hold-expired"            // nobody committed or aborted in time
-	ReasonStopping = "stopping"                // the service was told to stop
-	ReasonNotify   = "notify-failed"           // systemd could not be told of the new main process
-	ReasonDrain    = "candidate-died-draining" // committed, then died while the predecessor still drained
-)

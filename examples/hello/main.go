@@ -1,0 +1,91 @@
+// Command hello is the smallest service that zdt upgrades: an HTTP server with
+// three lines of handoff. Its faults can be turned on, to see what an upgrade
+// does with a bad release.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff"
+)
+
+// version and fault are set at build time (-ldflags "-X main.version=v2 -X main.fault=crash").
+var (
+	version = "v1"
+	fault   = ""
+)
+
+func main() {
+	if err := run(); err != nil {
+		log.Print(err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	addr := flag.String("listen", ":8080", "address to bind when no socket is inherited")
+	flag.Parse()
+	log.SetFlags(0)
+	log.SetPrefix("hello " + version + ": ")
+	switch fault {
+	case "crash":
+		return fmt.Errorf("read configuration: %w", os.ErrNotExist)
+	case "hang":
+		log.Print("waiting for a database that never answers")
+		select {}
+	case "exit0":
+		log.Print("nothing to do")
+		return nil
+	}
+
+	h, err := handoff.Open(handoff.Options{})
+	if err != nil {
+		return err
+	}
+	ln, err := h.Listen("http", "tcp", *addr)
+	if err != nil {
+		return err
+	}
+	if fault == "crash-after-ready" {
+		if err := h.Ready(); err != nil {
+			return err
+		}
+		panic("the first request was one too many")
+	}
+	log.Printf("generation %d on %s", h.Generation(), ln.Addr())
+	return h.Serve(&http.Server{Handler: mux()}, ln)
+}
+
+func mux() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Version", version)
+		fmt.Fprintf(w, "hello from %s, pid %d\n", version, os.Getpid())
+	})
+	// echo answers with what it was sent, so that a client can tell a lost or
+	// doubled byte.
+	mux.HandleFunc("POST /", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Version", version)
+		io.Copy(w, r.Body)
+	})
+	mux.HandleFunc("GET /slow", func(w http.ResponseWriter, r *http.Request) {
+		d, err := time.ParseDuration(r.URL.Query().Get("for"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("X-Version", version)
+		select {
+		case <-time.After(d):
+			fmt.Fprintln(w, "done")
+		case <-r.Context().Done():
+		}
+	})
+	return mux
+}

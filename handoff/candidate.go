@@ -1,0 +1,72 @@
+package handoff
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+)
+
+// launchSpec is everything needed to execute a candidate.
+type launchSpec struct {
+	exe, dir  string
+	argv, env []string
+	fds       []int // the sockets; they stay the caller's
+	controlFD int   // the control socket, or -1; stays the caller's
+}
+
+// candidate is a started process, seen from the incumbent. Its two goroutines
+// end with the process: one reads the link, one waits.
+type candidate struct {
+	process  *os.Process
+	link     *link
+	messages chan message      // closed when the process closed its end
+	exited   chan control.Exit // one value
+	stop     chan struct{}     // closed when nobody reads messages any more
+	started  time.Time
+	readyAt  time.Time
+	exe      string
+}
+
+func startCandidate(spec launchSpec) (*candidate, error) {
+	started := time.Now()
+	process, link, err := launch(spec)
+	if err != nil {
+		return nil, err
+	}
+	c := &candidate{
+		process: process, link: link, started: started, exe: spec.exe,
+		messages: make(chan message), exited: make(chan control.Exit, 1), stop: make(chan struct{}),
+	}
+	go link.pump(c.messages, c.stop)
+	go func() {
+		state, err := process.Wait()
+		c.exited <- exitOf(state, err)
+	}()
+	return c, nil
+}
+
+// signal sends through the pidfd; a candidate that is gone is no error.
+func (c *candidate) signal(sig os.Signal) { c.process.Signal(sig) }
+
+// release closes the incumbent's end and lets the reader go.
+func (c *candidate) release() {
+	close(c.stop)
+	c.link.close()
+}
+
+// startPath is the absolute path this process was started by. systemd passes
+// the path of ExecStart= as argv[0]; through its symlink the successor of a
+// bare SIGUSR2 is found. A program found in PATH or started from a relative
+// path is resolved once, while the working directory is still the starter's.
+func startPath(argv0 string) (string, error) {
+	if filepath.IsAbs(argv0) {
+		return argv0, nil
+	}
+	if p, err := exec.LookPath(argv0); err == nil {
+		return filepath.Abs(p)
+	}
+	return os.Executable()
+}

@@ -1,0 +1,137 @@
+package handoff
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+)
+
+// drainer finishes a generation's work in stages: the sockets are paused
+// already, hooks run, requests finish, idle connections are closed when no
+// request can be on its way, and what is left at the deadline is cut.
+//
+// One goroutine runs it; it ends when everything is finished or cancel is called.
+type drainer struct {
+	tracker *tracker
+	hooks   func(ctx context.Context) // OnDrain hooks and tasks; returns when they are done
+	timeout time.Duration
+	stream  time.Duration
+	grace   atomic.Int64 // nanoseconds; shortened when the service stops
+
+	started time.Time
+	wake    chan struct{}
+	ctx     context.Context // cancel: stop draining, cut nothing
+	done    chan struct{}   // closed at the end
+	counts  atomic.Pointer[control.Counts]
+}
+
+func startDrain(ctx context.Context, t *tracker, o Options, grace time.Duration, hooks func(context.Context)) *drainer {
+	d := &drainer{
+		tracker: t, hooks: hooks, timeout: o.DrainTimeout, stream: o.StreamTimeout,
+		started: time.Now(), wake: make(chan struct{}, 1), ctx: ctx, done: make(chan struct{}),
+	}
+	d.grace.Store(int64(grace))
+	d.counts.Store(&control.Counts{})
+	t.resetEnded()
+	d.look() // so that the first counts are those of the beginning
+	go d.run()
+	return d
+}
+
+// hurry shortens the grace of idle connections.
+func (d *drainer) hurry(grace time.Duration) {
+	if int64(grace) < d.grace.Load() {
+		d.grace.Store(int64(grace))
+		select {
+		case d.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// drainTick is how often idle connections are looked at. Ends of connections
+// and of hooks wake the drain at once.
+const drainTick = 50 * time.Millisecond
+
+func (d *drainer) run() {
+	defer close(d.done)
+	ctx, cancel := context.WithDeadline(d.ctx, d.started.Add(d.timeout))
+	defer cancel()
+	hooksDone := make(chan struct{})
+	go func() {
+		defer close(hooksDone)
+		d.hooks(ctx)
+	}()
+	tick := time.NewTicker(drainTick)
+	defer tick.Stop()
+	hooks := hooksDone
+	for {
+		if d.look() == 0 && hooks == nil {
+			return
+		}
+		select {
+		case <-d.tracker.changed:
+		case <-d.wake:
+		case <-tick.C:
+		case <-hooks:
+			hooks = nil
+		case <-d.ctx.Done():
+			return
+		}
+		if hooks != nil && time.Since(d.started) > d.timeout {
+			hooks = nil // hooks that ignore their context are not waited for
+		}
+	}
+}
+
+// look closes what may be closed, counts, and returns how many connections are left.
+func (d *drainer) look() int {
+	now := time.Now()
+	old := d.counts.Load()
+	c := control.Counts{Closed: old.Closed, Cut: old.Cut}
+	open, ended := d.tracker.snapshot()
+	grace := time.Duration(d.grace.Load())
+	for _, conn := range open {
+		since := time.Unix(0, conn.since.Load())
+		if since.Before(d.started) {
+			since = d.started
+		}
+		switch connState(conn.state.Load()) {
+		case connIdle:
+			// Bytes the server has not read are a request: let it be answered.
+			if now.Sub(since) >= grace && unreadBytes(conn.net) == 0 {
+				conn.end()
+				c.Closed++
+				continue
+			}
+			if now.Sub(d.started) >= d.timeout {
+				conn.end()
+				c.Cut++
+				continue
+			}
+			c.Idle++
+		case connActive:
+			if now.Sub(d.started) >= d.timeout {
+				conn.end()
+				c.Cut++
+				continue
+			}
+			c.Active++
+		default:
+			if now.Sub(d.started) >= d.stream {
+				conn.end()
+				c.Cut++
+				continue
+			}
+			c.Streams++
+		}
+	}
+	// Ended also counts those that end closed: take them out, whether or not
+	// their removal came before the snapshot.
+	_, ended = d.tracker.snapshot()
+	c.Drained = max(0, ended-c.Closed-c.Cut)
+	d.counts.Store(&c)
+	return c.Open()
+}

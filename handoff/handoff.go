@@ -1,0 +1,251 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Handoff is one generation of a service: the sockets it holds, the signals it
+// obeys, and the goroutine that decides. A process has one.
+type Handoff struct {
+	opt        Options
+	started    time.Time
+	program    program
+	generation int
+	origin     string // where inherited sockets came from
+
+	sockets     sockets
+	gate        *gate // of the listeners
+	tracker     *tracker
+	notifier    notifier
+	events      *eventLog
+	predecessor *predecessor // nil for the first generation
+	control     *controlServer
+
+	serving  atomic.Bool // Serve was called
+	draining atomic.Bool // responses say Connection: close
+
+	mu        sync.Mutex
+	onDrain   []func(context.Context)
+	onRelease []func(context.Context)
+	unserved  map[any]struct{} // sockets opened and not yet served
+	tasks     int
+	taskEnded *sync.Cond
+
+	calls  chan func(*machine)
+	ctx    context.Context // ends when the drain begins
+	cancel context.CancelFunc
+	deaf   chan struct{} // closed when the deciding goroutine takes no more calls
+	done   chan struct{} // closed when it has ended
+}
+
+// program is how this process was started, and so how the next one is.
+type program struct {
+	exe, path, dir string // running file; path a bare SIGUSR2 executes; working directory
+	argv, env      []string
+}
+
+// Open finds out how this process was started — by systemd with sockets, by a
+// predecessor, or by hand — and begins to obey signals:
+//
+//	SIGUSR2           start a handoff
+//	SIGUSR1           abort one that is not committed
+//	SIGTERM, SIGINT   stop gracefully, a candidate too
+//	SIGQUIT           stop at once
+//
+// It takes over every inherited descriptor and removes the variables that
+// describe them from the environment. Call it once, early in main. The error
+// names the variable or descriptor that is wrong; nothing is open then.
+func Open(o Options) (*Handoff, error) {
+	o, err := o.withDefaults(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	in, err := parseInheritance(os.Getenv, os.Getpid())
+	if err != nil {
+		return nil, fmt.Errorf("inherited sockets: %w", err)
+	}
+	h := &Handoff{
+		opt: o, started: time.Now(), generation: 1, origin: fromSystemd,
+		gate: newGate(gatePaused), tracker: newTracker(),
+		notifier: notifier{os.Getenv("NOTIFY_SOCKET")}, events: newEventLog(o),
+		unserved: make(map[any]struct{}),
+		calls:    make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
+	}
+	h.taskEnded = sync.NewCond(&h.mu)
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	if h.program, err = thisProgram(o); err != nil {
+		return nil, err
+	}
+	controlFD := -1
+	if in.predecessor >= 0 {
+		if h.predecessor, err = meetPredecessor(in.predecessor); err != nil {
+			return nil, err
+		}
+		h.generation = h.predecessor.hello.Generation
+		h.origin = fromPredecessor
+		if fd := h.predecessor.hello.ControlFD; fd > 0 {
+			controlFD = fd
+		}
+	}
+	if err := h.sockets.inherit(in.names, h.origin); err != nil {
+		h.abandon()
+		return nil, err
+	}
+	forgetInheritance()
+	if h.control, err = openControl(h, controlFD); err != nil {
+		h.abandon()
+		return nil, err
+	}
+	m := newMachine(h)
+	signal.Notify(m.signals, watchedSignals()...)
+	go m.run()
+	return h, nil
+}
+
+// abandon releases what a failed Open had taken.
+func (h *Handoff) abandon() {
+	h.sockets.close()
+	if h.predecessor != nil {
+		h.predecessor.release()
+	}
+	h.events.close()
+	h.cancel()
+}
+
+func thisProgram(o Options) (program, error) {
+	p := program{path: o.Exe, argv: slices.Clone(os.Args), env: os.Environ()}
+	var err error
+	if p.exe, err = os.Executable(); err != nil {
+		return p, fmt.Errorf("find the running program: %w", err)
+	}
+	if p.dir, err = os.Getwd(); err != nil {
+		return p, fmt.Errorf("find the working directory: %w", err)
+	}
+	if p.path == "" {
+		if p.path, err = startPath(os.Args[0]); err != nil {
+			return p, fmt.Errorf("find the path of the program: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// Listen returns the listener called name: the inherited socket of that name
+// (FileDescriptorName= of the socket unit), else one bound to address. network
+// is tcp, tcp4, tcp6, unix or unixpacket. An inherited socket keeps its own address.
+//
+// Accept waits until READY was said. The caller owns the Listener; the socket
+// under it goes to the successor all the same.
+func (h *Handoff) Listen(name, network, address string) (*Listener, error) {
+	inner, sock, err := h.sockets.listen(h.ctx, name, network, address)
+	if err != nil {
+		return nil, err
+	}
+	l := &Listener{h: h, inner: inner, socket: sock, stop: make(chan struct{})}
+	h.gate.add(inner.(deadliner))
+	h.opened(l)
+	return l, nil
+}
+
+// ListenPacket is Listen for datagram sockets: udp, udp4, udp6 and unixgram.
+func (h *Handoff) ListenPacket(name, network, address string) (*PacketConn, error) {
+	inner, sock, err := h.sockets.listenPacket(h.ctx, name, network, address)
+	if err != nil {
+		return nil, err
+	}
+	p := &PacketConn{h: h, inner: inner, socket: sock, read: &readSide{inner: inner}, stop: make(chan struct{})}
+	h.gate.add(p.read)
+	h.opened(p)
+	return p, nil
+}
+
+// Ready says that this generation can serve: to the predecessor, which stops
+// accepting, or to systemd. Accept begins to return connections. Calling it
+// again does nothing.
+func (h *Handoff) Ready() error {
+	err := errClosed
+	h.do(func(m *machine) { err = m.ready() })
+	return err
+}
+
+var errClosed = errors.New("handoff: this generation is done")
+
+// Generation counts handoffs since the service started: 1, 2, 3 …
+func (h *Handoff) Generation() int { return h.generation }
+
+// Inherited reports whether sockets came from systemd or a predecessor.
+func (h *Handoff) Inherited() bool { return len(h.sockets.inheritedNames()) > 0 }
+
+// Context ends when the drain begins. It stays ended if this generation has to
+// take the service back because its successor died.
+func (h *Handoff) Context() context.Context { return h.ctx }
+
+// Draining is closed when the drain begins.
+func (h *Handoff) Draining() <-chan struct{} { return h.ctx.Done() }
+
+// Done is closed when this generation is done and the process should exit.
+func (h *Handoff) Done() <-chan struct{} { return h.done }
+
+// Close stops at once what is still going on, as SIGQUIT does, and waits for
+// Done. After Done it does nothing.
+func (h *Handoff) Close() error {
+	h.do(func(m *machine) { m.quit() })
+	<-h.done
+	return nil
+}
+
+// do runs f on the deciding goroutine and waits for it. It reports false, with
+// f not run, when that goroutine has ended.
+func (h *Handoff) do(f func(*machine)) bool {
+	ran := make(chan struct{})
+	select {
+	case h.calls <- func(m *machine) { defer close(ran); f(m) }:
+		<-ran
+		return true
+	case <-h.deaf:
+		return false
+	}
+}
+
+// opened, served and closed follow the sockets that must be served before
+// READY can be said by itself.
+func (h *Handoff) opened(s any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.unserved[s] = struct{}{}
+}
+
+func (h *Handoff) served(s any) {
+	h.mu.Lock()
+	delete(h.unserved, s)
+	all := len(h.unserved) == 0
+	h.mu.Unlock()
+	if all && h.serving.Load() && !h.opt.ManualReady {
+		h.Ready()
+	}
+}
+
+func (h *Handoff) closed(s any) {
+	h.mu.Lock()
+	delete(h.unserved, s)
+	h.mu.Unlock()
+	switch s := s.(type) {
+	case *Listener:
+		h.sockets.drop(s.socket)
+	case *PacketConn:
+		h.sockets.drop(s.socket)
+	}
+}
+
+var _ net.Listener = (*Listener)(nil)
+var _ net.PacketConn = (*PacketConn)(nil)
+var _ syscall.Conn = (*PacketConn)(nil)

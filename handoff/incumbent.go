@@ -1,0 +1,332 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/journal"
+)
+
+// This file is the incumbent's side of a handoff: fork, hold, commit or undo.
+
+// refuse says why no handoff can start now; it returns "" when one can.
+func (m *machine) refuse() (code, why string) {
+	switch m.phase {
+	case control.Starting:
+		return control.CodeNotReady, "this generation is not READY yet"
+	case control.Candidate:
+		return control.CodeNotReady, "this generation is itself a candidate that is not committed yet"
+	case control.Forked, control.Held:
+		return control.CodeBusy, "a handoff is in progress"
+	case control.Aborting:
+		return control.CodeBusy, "the candidate of the undone handoff is still ending"
+	case control.Draining:
+		return control.CodeNotReady, "this generation has handed over and drains"
+	case control.Stopping, control.Exited:
+		return control.CodeNotReady, "the service stops"
+	}
+	if m.predecessor != nil {
+		return control.CodeBusy, "the predecessor still drains"
+	}
+	return "", ""
+}
+
+// start begins a handoff: SIGUSR2.
+func (m *machine) start() {
+	if _, why := m.refuse(); why != "" {
+		m.refused++
+		m.refusal = why
+		e := m.event(journal.Abort, journal.Str(journal.FieldReason, string(journal.ReasonRefused)))
+		e.Message = fmt.Sprintf("%s: handoff refused: %s", m.h.opt.Service, why)
+		m.h.events.write(e)
+		return
+	}
+	var arm control.Arm
+	if m.armed != nil {
+		arm = *m.armed
+		m.disarm()
+	}
+	if arm.Exe == "" {
+		arm.Exe = m.h.program.path
+	}
+	m.attempts++
+	a, err := m.fork(arm)
+	if err != nil {
+		m.couldNotStart(arm, err)
+		return
+	}
+	m.attempt, m.phase = a, control.Forked
+	timeout := arm.ReadyTimeout
+	if timeout <= 0 {
+		timeout = m.h.opt.ReadyTimeout
+	}
+	a.setDeadline(timeout)
+	e := m.event(journal.Fork, journal.Str(journal.FieldExe, arm.Exe))
+	e.PeerPID = a.candidate.process.Pid
+	m.h.events.write(e)
+}
+
+func (m *machine) fork(arm control.Arm) (*attempt, error) {
+	h := m.h
+	var c *candidate
+	err := h.sockets.pass(func(names []string, fds []int) error {
+		spec := launchSpec{
+			exe: arm.Exe, dir: h.program.dir, argv: h.program.argv,
+			env: successorEnviron(h.program.env, names), fds: fds, controlFD: h.control.fd(),
+		}
+		var err error
+		if c, err = startCandidate(spec); err != nil {
+			return err
+		}
+		hello := message{
+			Type: msgHello, Version: wireVersion, MinVersion: wireMinVersion,
+			PID: c.process.Pid, Generation: h.generation + 1, TxID: arm.TxID,
+		}
+		if spec.controlFD >= 0 {
+			hello.ControlFD = listenFDsStart + len(fds) + 1
+		}
+		return c.link.send(hello)
+	})
+	if err != nil && c != nil {
+		c.signal(os.Kill)
+		<-c.exited
+		c.release()
+	}
+	return &attempt{arm: arm, candidate: c}, err
+}
+
+func (m *machine) couldNotStart(arm control.Arm, err error) {
+	reason := journal.ReasonResources
+	if cannotExecute(err) {
+		reason = journal.ReasonStart
+	}
+	m.last = &control.Outcome{TxID: arm.TxID, Exe: arm.Exe, Reason: string(reason), Detail: err.Error(), EndedAt: time.Now()}
+	e := m.event(journal.Abort, journal.Str(journal.FieldReason, string(reason)), journal.Str(journal.FieldExe, arm.Exe))
+	e.TxID = arm.TxID
+	e.Message = fmt.Sprintf("%s: candidate could not be started: %v", m.h.opt.Service, err)
+	m.h.events.write(e)
+}
+
+func (a *attempt) setDeadline(d time.Duration) {
+	a.clearDeadline()
+	a.deadline, a.until = time.NewTimer(d), time.Now().Add(d)
+}
+
+func (a *attempt) clearDeadline() {
+	if a.deadline != nil {
+		a.deadline.Stop()
+	}
+	a.deadline, a.until = nil, time.Time{}
+}
+
+// fromCandidate handles a message; !ok means the candidate closed its end.
+func (m *machine) fromCandidate(msg message, ok bool) {
+	a := m.attempt
+	switch {
+	case !ok:
+		a.gone = true // its exit follows and decides
+	case msg.Type == msgHello:
+		if _, err := chooseVersion(msg.Version, msg.MinVersion); err != nil {
+			m.undo(journal.ReasonProtocol, err.Error())
+		}
+	case msg.Type == msgReady && m.phase == control.Forked:
+		m.held()
+	case msg.Type == msgStop && m.phase == control.Draining:
+		m.stop()
+	}
+}
+
+// held: the candidate accepts from now on; this generation stops accepting and
+// keeps its listeners and its connections.
+func (m *machine) held() {
+	a := m.attempt
+	a.candidate.readyAt = time.Now()
+	m.h.gate.pause()
+	m.phase = control.Held
+	var names []string
+	for _, s := range m.h.sockets.list() {
+		names = append(names, s.Name)
+	}
+	e := m.event(journal.Listen,
+		journal.Int(journal.FieldListenPID, int64(a.candidate.process.Pid)),
+		journal.Int(journal.FieldListenFDs, int64(len(names))),
+		journal.Str(journal.FieldListenFDNames, strings.Join(names, ":")),
+		journal.Usec(journal.FieldElapsed, a.candidate.readyAt.Sub(a.candidate.started)))
+	e.Generation, e.PID, e.PeerPID = uint64(m.h.generation+1), a.candidate.process.Pid, os.Getpid()
+	m.h.events.write(e)
+	hold := m.h.opt.HoldTimeout
+	if a.arm.HoldFor > 0 {
+		hold = a.arm.HoldFor
+	}
+	a.setDeadline(hold)
+	switch {
+	case a.arm.Hold:
+	case m.h.opt.Health == nil:
+		m.commit()
+	default:
+		ctx, cancel := context.WithTimeout(context.Background(), hold)
+		health := make(chan error, 1)
+		a.health, a.cancel = health, cancel
+		go func() { health <- m.h.opt.Health(ctx) }()
+	}
+}
+
+func (m *machine) healthChecked(err error) {
+	a := m.attempt
+	a.health = nil
+	a.cancel()
+	if m.phase != control.Held {
+		return
+	}
+	if err != nil {
+		m.undo(journal.ReasonHealth, err.Error())
+		return
+	}
+	m.commit()
+}
+
+// commit makes the candidate the service. systemd is told first and has read
+// it before anything else happens: from that moment a crash of either side
+// leaves a main process that systemd knows.
+func (m *machine) commit() error {
+	a, h := m.attempt, m.h
+	pid := a.candidate.process.Pid
+	if err := h.notifier.mainPID(pid, fmt.Sprintf("generation %d: serving, generation %d drains", h.generation+1, h.generation)); err != nil {
+		// systemd may or may not have obeyed; taking the main process back in
+		// the same way makes both cases the same.
+		err = errors.Join(err, h.notifier.reclaim(os.Getpid(), m.statusText()))
+		m.undo(journal.ReasonSystemd, err.Error())
+		return err
+	}
+	// A failure to send means that the candidate is gone: its exit follows and
+	// is handled as a death in the drain.
+	a.candidate.link.send(message{Type: msgCommit})
+	a.committed = true
+	a.clearDeadline()
+	m.last = &control.Outcome{
+		TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: pid, Committed: true,
+		ReadyAfter: a.candidate.readyAt.Sub(a.candidate.started), EndedAt: time.Now(),
+	}
+	// Programs that this one still starts must not talk to systemd for it.
+	os.Unsetenv("NOTIFY_SOCKET")
+	h.control.gate.pause()
+	m.phase = control.Draining
+	m.beginDrain(h.opt.IdleGrace)
+	return nil
+}
+
+// undo takes a handoff back before its commit: this generation serves again at
+// once, the candidate finishes what it accepted and ends.
+func (m *machine) undo(reason journal.Reason, detail string) {
+	a := m.attempt
+	if a.cancel != nil {
+		a.cancel()
+	}
+	held := m.phase == control.Held
+	if reason != journal.ReasonStopping {
+		m.h.gate.open()
+	}
+	m.phase = control.Aborting
+	m.failed(reason, detail, nil)
+	if held {
+		// The candidate has accepted connections: it drains them like any other.
+		a.candidate.link.send(message{Type: msgAbort, Reason: string(reason)})
+		a.setDeadline(max(m.h.opt.DrainTimeout, m.h.opt.StreamTimeout) + m.h.opt.ReleaseTimeout)
+		return
+	}
+	a.candidate.signal(sigStop)
+	a.setDeadline(killGrace)
+}
+
+// failed records and tells why a handoff did not come to its commit.
+func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exit) {
+	a := m.attempt
+	m.last = &control.Outcome{
+		TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: a.candidate.process.Pid,
+		Reason: string(reason), Detail: detail, Exit: exit, EndedAt: time.Now(),
+	}
+	if !a.candidate.readyAt.IsZero() {
+		m.last.ReadyAfter = a.candidate.readyAt.Sub(a.candidate.started)
+	}
+	e := m.event(journal.Abort, append([]journal.Field{journal.Str(journal.FieldReason, string(reason)), journal.Str(journal.FieldExe, a.arm.Exe)}, exitFields(exit)...)...)
+	e.PeerPID = a.candidate.process.Pid
+	e.Message = fmt.Sprintf("%s: handoff to pid %d undone (%s): %s", m.h.opt.Service, e.PeerPID, reason, detail)
+	m.h.events.write(e)
+}
+
+// expired: the deadline of the present stage has come.
+func (m *machine) expired() {
+	a := m.attempt
+	a.clearDeadline()
+	switch m.phase {
+	case control.Forked:
+		m.undo(journal.ReasonReadyTimeout, "the candidate did not say READY in time")
+	case control.Held:
+		m.undo(journal.ReasonHoldTimeout, "nobody committed the candidate in time")
+	default:
+		a.candidate.signal(os.Kill)
+	}
+}
+
+// candidateExited: the candidate is gone and reaped.
+func (m *machine) candidateExited(exit control.Exit) {
+	a := m.attempt
+	a.clearDeadline()
+	if a.cancel != nil {
+		a.cancel()
+	}
+	switch m.phase {
+	case control.Forked, control.Held:
+		reason := journal.ReasonCrashed
+		detail := fmt.Sprintf("the candidate ended (%s, %s) before it was committed", exit.Code, exit.Status)
+		if exit.Code == "exited" && exit.Status == "0" {
+			reason = journal.ReasonExited
+		}
+		m.h.gate.open()
+		m.failed(reason, detail, &exit)
+		m.phase = control.Idle
+	case control.Aborting:
+		m.last.Exit = &exit
+		m.phase = control.Idle
+	case control.Draining:
+		m.takeOver(exit)
+	}
+	a.candidate.release()
+	m.attempt = nil
+	m.checkFinished()
+}
+
+// takeOver: the successor died while this generation still drained. systemd
+// cannot see that, because the dead process was this one's child and not its
+// own; so this generation serves again.
+func (m *machine) takeOver(exit control.Exit) {
+	h := m.h
+	m.failed(journal.ReasonCrashed, fmt.Sprintf("the new main process ended (%s, %s) while its predecessor still drained, which serves again", exit.Code, exit.Status), &exit)
+	if m.stopped {
+		return // nothing to serve for: the drain goes on to its end
+	}
+	m.drainCancel()
+	<-m.drain.done
+	m.drainTick.Stop()
+	m.drain, m.drainTick = nil, nil
+	h.draining.Store(false)
+	m.tookOver = true
+	m.phase = control.Idle
+	h.gate.open()
+	h.control.gate.open()
+	m.reclaim()
+}
+
+// reclaim tells systemd that this process is the main one. Versions before 254
+// do not listen; zdt lends a hand there.
+func (m *machine) reclaim() error {
+	if m.h.notifier.socket != "" {
+		os.Setenv("NOTIFY_SOCKET", m.h.notifier.socket)
+	}
+	return m.h.notifier.reclaim(os.Getpid(), m.statusText())
+}

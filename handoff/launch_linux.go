@@ -1,0 +1,65 @@
+package handoff
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const msgTrunc = unix.MSG_TRUNC
+
+// cannotExecute tells a file that is the problem from a host that is short of
+// something.
+func cannotExecute(err error) bool {
+	for _, e := range []error{unix.ENOENT, unix.EACCES, unix.EPERM, unix.ENOEXEC, unix.ENOTDIR, unix.ETXTBSY, unix.ELIBBAD, unix.ELOOP, unix.EISDIR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// launch executes the candidate with the standard descriptors, the sockets at
+// listenFDsStart and up, its end of the pair and the control socket after them.
+//
+// syscall.ForkExec and not os/exec: the latter calls Fd on every file it passes
+// and so makes sockets blocking that the incumbent still accepts on.
+func launch(spec launchSpec) (*os.Process, *link, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	defer unix.Close(pair[1])
+	files := []uintptr{0, 1, 2}
+	for _, fd := range spec.fds {
+		files = append(files, uintptr(fd))
+	}
+	files = append(files, uintptr(pair[1]))
+	if spec.controlFD >= 0 {
+		files = append(files, uintptr(spec.controlFD))
+	}
+	pid, err := syscall.ForkExec(spec.exe, spec.argv, &syscall.ProcAttr{Dir: spec.dir, Env: spec.env, Files: files})
+	if err != nil {
+		unix.Close(pair[0])
+		return nil, nil, &os.PathError{Op: "execute", Path: spec.exe, Err: err}
+	}
+	// The child is not waited for yet, so its pid cannot have been reused;
+	// from here on os.Process holds a pidfd.
+	process, err := os.FindProcess(pid)
+	if err != nil {
+		unix.Close(pair[0])
+		syscall.Kill(pid, syscall.SIGKILL)
+		syscall.Wait4(pid, nil, 0, nil)
+		return nil, nil, fmt.Errorf("candidate %d: %w", pid, err)
+	}
+	l, err := newLink(pair[0])
+	if err != nil {
+		process.Kill()
+		process.Wait()
+		return nil, nil, fmt.Errorf("candidate %d: %w", pid, err)
+	}
+	return process, l, nil
+}

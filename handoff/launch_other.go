@@ -1,0 +1,16 @@
+//go:build !linux
+
+package handoff
+
+import (
+	"errors"
+	"os"
+)
+
+const msgTrunc = 0
+
+// launch is for Linux: elsewhere this package listens and drains, and a
+// handoff is refused.
+func launch(launchSpec) (*os.Process, *link, error) { return nil, nil, errors.ErrUnsupported }
+
+func cannotExecute(error) bool { return false }

@@ -1,0 +1,163 @@
+package handoff
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Listener is a net.Listener whose socket outlives this process. Accept waits
+// while another generation serves and goes on if this one has to resume;
+// it fails with net.ErrClosed once this generation is done or Close was called.
+//
+// The connections it returns are tracked: a drain waits for them.
+type Listener struct {
+	h      *Handoff
+	inner  net.Listener // owns its own descriptor
+	socket *socket      // the registry's
+	stop   chan struct{}
+	once   sync.Once
+	served sync.Once
+}
+
+// Accept waits for the next connection. The caller owns it and must close it.
+func (l *Listener) Accept() (net.Conn, error) {
+	l.served.Do(func() { l.h.served(l) })
+	for {
+		if err := l.h.gate.pass(l.stop); err != nil {
+			return nil, &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: err}
+		}
+		c, err := l.inner.Accept()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			continue // the gate closed while we waited
+		}
+		if err != nil {
+			return nil, err
+		}
+		return l.h.tracker.track(c), nil
+	}
+}
+
+// Close ends this generation's use of the socket, and the next one's: a socket
+// that the program closed is not handed over. Connections stay open.
+func (l *Listener) Close() error {
+	err := net.ErrClosed
+	l.once.Do(func() {
+		close(l.stop)
+		l.h.gate.remove(l.inner.(deadliner))
+		err = l.inner.Close()
+		l.h.closed(l)
+	})
+	return err
+}
+
+// Addr returns the address the socket is bound to.
+func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
+
+// Name returns the name under which the socket is handed over.
+func (l *Listener) Name() string { return l.socket.name }
+
+// PacketConn is a net.PacketConn whose socket outlives this process. ReadFrom
+// waits while another generation serves; WriteTo works until Close, so that
+// answers to what was read before still go out.
+type PacketConn struct {
+	h      *Handoff
+	inner  net.PacketConn
+	socket *socket
+	read   *readSide
+	stop   chan struct{}
+	once   sync.Once
+	served sync.Once
+}
+
+// readSide joins the gate's deadline with the program's own.
+type readSide struct {
+	mu     sync.Mutex
+	inner  net.PacketConn
+	user   time.Time
+	kicked bool
+}
+
+// SetDeadline is the gate's: a time in the past kicks readers out, zero lets
+// them in again under the program's own deadline.
+func (r *readSide) SetDeadline(t time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.kicked = !t.IsZero()
+	return r.apply()
+}
+
+func (r *readSide) setUser(t time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.user = t
+	return r.apply()
+}
+
+func (r *readSide) apply() error {
+	if r.kicked {
+		return r.inner.SetReadDeadline(time.Unix(1, 0))
+	}
+	return r.inner.SetReadDeadline(r.user)
+}
+
+// expired reports whether the program's own deadline has passed.
+func (r *readSide) expired() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.user.IsZero() && !time.Now().Before(r.user)
+}
+
+// ReadFrom reads the next datagram.
+func (p *PacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	p.served.Do(func() { p.h.served(p) })
+	for {
+		if err := p.h.gate.pass(p.stop); err != nil {
+			return 0, nil, &net.OpError{Op: "read", Net: p.LocalAddr().Network(), Addr: p.LocalAddr(), Err: err}
+		}
+		n, from, err := p.inner.ReadFrom(b)
+		if errors.Is(err, os.ErrDeadlineExceeded) && !p.read.expired() {
+			continue
+		}
+		return n, from, err
+	}
+}
+
+// WriteTo sends a datagram.
+func (p *PacketConn) WriteTo(b []byte, to net.Addr) (int, error) { return p.inner.WriteTo(b, to) }
+
+// Close ends this generation's use of the socket, and the next one's.
+func (p *PacketConn) Close() error {
+	err := net.ErrClosed
+	p.once.Do(func() {
+		close(p.stop)
+		p.h.gate.remove(p.read)
+		err = p.inner.Close()
+		p.h.closed(p)
+	})
+	return err
+}
+
+// LocalAddr returns the address the socket is bound to.
+func (p *PacketConn) LocalAddr() net.Addr { return p.inner.LocalAddr() }
+
+// SetDeadline sets the read and write deadlines.
+func (p *PacketConn) SetDeadline(t time.Time) error {
+	return errors.Join(p.read.setUser(t), p.inner.SetWriteDeadline(t))
+}
+
+// SetReadDeadline sets the deadline of ReadFrom. While another generation
+// serves, ReadFrom waits beyond it.
+func (p *PacketConn) SetReadDeadline(t time.Time) error { return p.read.setUser(t) }
+
+// SetWriteDeadline sets the deadline of WriteTo.
+func (p *PacketConn) SetWriteDeadline(t time.Time) error { return p.inner.SetWriteDeadline(t) }
+
+// SyscallConn gives access to socket options. The descriptor is the
+// PacketConn's; a program that reads through it reads past the gate.
+func (p *PacketConn) SyscallConn() (syscall.RawConn, error) {
+	return p.inner.(syscall.Conn).SyscallConn()
+}

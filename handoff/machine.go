@@ -1,0 +1,340 @@
+package handoff
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/journal"
+)
+
+// machine is the state of a generation. The goroutine in run owns it; all
+// others send it functions (Handoff.do) or messages.
+//
+//	starting ─Ready─▶ idle ─SIGUSR2─▶ forked ─READY─▶ held ─commit─▶ draining ─▶ exited
+//	    │             ▲  ▲              │ crash, timeout │ abort         │ successor dies
+//	    ▼             │  └──aborting◀───┴────────────────┘               │
+//	candidate ─commit─┘  ◀───────────────────────────────────────────────┘
+type machine struct {
+	h       *Handoff
+	phase   control.Phase
+	signals chan os.Signal
+
+	armed    *control.Arm
+	armTimer *time.Timer
+
+	attempt  *attempt
+	last     *control.Outcome
+	attempts uint64
+	refused  uint64
+	refusal  string
+	tookOver bool
+
+	predecessor *predecessor // nil when there is none, or it is gone
+	peer        *control.Peer
+	bye         bool // the predecessor said goodbye
+
+	drain       *drainer
+	drainCancel context.CancelFunc
+	drainTick   *time.Ticker
+	drained     bool
+
+	watchers map[chan control.Status]struct{}
+	finished bool
+	stopped  bool // the service stops, not only this generation
+}
+
+// attempt is one handoff, from fork until the candidate is gone or this
+// process is.
+type attempt struct {
+	arm       control.Arm
+	candidate *candidate
+	deadline  *time.Timer // READY, then commit, then the end of an abort
+	until     time.Time
+	health    chan error
+	cancel    context.CancelFunc // of the health check
+	committed bool
+	gone      bool // the candidate's end of the link is closed
+}
+
+// armTimeout is how long an arming waits for its signal.
+const armTimeout = 10 * time.Second
+
+// killGrace is how long a candidate that is not READY has between SIGTERM and SIGKILL.
+const killGrace = 2 * time.Second
+
+func newMachine(h *Handoff) *machine {
+	m := &machine{
+		h: h, phase: control.Starting, signals: make(chan os.Signal, 16),
+		watchers: make(map[chan control.Status]struct{}), predecessor: h.predecessor,
+	}
+	if p := h.predecessor; p != nil {
+		m.peer = &control.Peer{PID: p.pid, Generation: h.generation - 1}
+	}
+	return m
+}
+
+func (m *machine) run() {
+	defer close(m.h.done)
+	for !m.finished {
+		m.publish()
+		select {
+		case f := <-m.h.calls:
+			f(m)
+		case s := <-m.signals:
+			m.signal(s)
+		case msg, ok := <-m.predecessorMessages():
+			m.fromPredecessor(msg, ok)
+		case msg, ok := <-m.candidateMessages():
+			m.fromCandidate(msg, ok)
+		case exit := <-m.candidateExit():
+			m.candidateExited(exit)
+		case err := <-m.healthResult():
+			m.healthChecked(err)
+		case <-m.deadline():
+			m.expired()
+		case <-m.armExpiry():
+			m.disarm()
+		case <-m.drainDone():
+			m.drained = true
+			m.checkFinished()
+		case <-m.ticks():
+			m.progress()
+		}
+	}
+	m.end()
+}
+
+// The channels of what may be absent: a nil channel never fires.
+
+func (m *machine) predecessorMessages() <-chan message {
+	if m.predecessor == nil {
+		return nil
+	}
+	return m.predecessor.messages
+}
+
+func (m *machine) candidateMessages() <-chan message {
+	if m.attempt == nil || m.attempt.gone {
+		return nil
+	}
+	return m.attempt.candidate.messages
+}
+
+func (m *machine) candidateExit() <-chan control.Exit {
+	if m.attempt == nil {
+		return nil
+	}
+	return m.attempt.candidate.exited
+}
+
+func (m *machine) healthResult() <-chan error {
+	if m.attempt == nil {
+		return nil
+	}
+	return m.attempt.health
+}
+
+func (m *machine) deadline() <-chan time.Time {
+	if m.attempt == nil || m.attempt.deadline == nil {
+		return nil
+	}
+	return m.attempt.deadline.C
+}
+
+func (m *machine) armExpiry() <-chan time.Time {
+	if m.armTimer == nil {
+		return nil
+	}
+	return m.armTimer.C
+}
+
+func (m *machine) drainDone() <-chan struct{} {
+	if m.drain == nil || m.drained {
+		return nil
+	}
+	return m.drain.done
+}
+
+func (m *machine) ticks() <-chan time.Time {
+	if m.drainTick == nil {
+		return nil
+	}
+	return m.drainTick.C
+}
+
+func (m *machine) signal(s os.Signal) {
+	switch s {
+	case sigHandoff:
+		m.start()
+	case sigAbort:
+		if m.attempt == nil || m.attempt.committed || m.phase == control.Aborting {
+			return
+		}
+		m.undo(journal.ReasonSignal, "SIGUSR1")
+	case sigQuit:
+		m.quit()
+	default:
+		m.stop()
+	}
+}
+
+// ready says READY.
+func (m *machine) ready() error {
+	if m.phase != control.Starting {
+		return nil
+	}
+	if m.predecessor != nil {
+		if err := m.predecessor.link.send(message{Type: msgReady}); err != nil {
+			return fmt.Errorf("tell predecessor: %w", err)
+		}
+		m.phase = control.Candidate
+	} else {
+		if err := m.h.notifier.ready(m.statusText()); err != nil {
+			return err
+		}
+		m.phase = control.Idle
+		m.h.control.gate.open()
+	}
+	m.h.gate.open()
+	return nil
+}
+
+// stop begins the graceful end of the service: this generation and, in order,
+// a candidate or a predecessor that still drains.
+func (m *machine) stop() {
+	m.stopped = true
+	switch m.phase {
+	case control.Stopping:
+		return
+	case control.Draining:
+		m.drain.hurry(m.h.opt.StopGrace)
+		return
+	case control.Forked, control.Held:
+		m.undo(journal.ReasonStopping, "the service stops")
+	}
+	if m.predecessor != nil {
+		m.predecessor.link.send(message{Type: msgStop})
+	}
+	m.h.gate.pause()
+	m.phase = control.Stopping
+	m.beginDrain(m.h.opt.StopGrace)
+	m.checkFinished()
+}
+
+// quit ends this generation at once. What is open is cut and counted.
+func (m *machine) quit() {
+	m.stopped = true
+	if m.attempt != nil && !m.attempt.committed {
+		m.attempt.candidate.signal(os.Kill)
+	}
+	if m.drain == nil {
+		m.beginDrain(0)
+	}
+	m.drainCancel()
+	<-m.drain.done
+	open, _ := m.h.tracker.snapshot()
+	c := *m.drain.counts.Load()
+	for _, conn := range open {
+		conn.end()
+		c.Cut++
+	}
+	c.Idle, c.Active, c.Streams = 0, 0, 0
+	m.drain.counts.Store(&c)
+	m.phase = control.Stopping
+	m.finished = true
+}
+
+// beginDrain starts the staged end of this generation's connections.
+func (m *machine) beginDrain(grace time.Duration) {
+	m.h.draining.Store(true)
+	m.h.cancel()
+	ctx, cancel := context.WithCancel(context.Background())
+	m.drainCancel, m.drained = cancel, false
+	m.drain = startDrain(ctx, m.h.tracker, m.h.opt, grace, m.h.finishWork)
+	m.drainTick = time.NewTicker(progressInterval)
+	c := m.drain.counts.Load()
+	e := m.event(journal.Drain, journal.Int(journal.FieldConnsIdle, int64(c.Idle)),
+		journal.Int(journal.FieldConnsActive, int64(c.Active+c.Streams)), journal.Str(journal.FieldStatus, m.statusText()))
+	if m.attempt != nil {
+		e.PeerPID = m.attempt.candidate.process.Pid
+	}
+	m.h.events.write(e)
+}
+
+// progressInterval is how often a drain's progress is told.
+const progressInterval = 200 * time.Millisecond
+
+func (m *machine) progress() {
+	if a := m.attempt; a != nil && a.committed && !a.gone {
+		c := m.counts()
+		a.candidate.link.send(message{Type: msgProgress, Connections: &c})
+	}
+}
+
+func (m *machine) checkFinished() {
+	switch m.phase {
+	case control.Draining:
+		m.finished = m.drained
+	case control.Stopping:
+		m.finished = m.drained && m.attempt == nil && m.predecessor == nil
+	}
+}
+
+// end says the last words and releases everything.
+func (m *machine) end() {
+	h := m.h
+	close(h.deaf)
+	if m.drainTick != nil {
+		m.drainTick.Stop()
+		m.drainCancel()
+	}
+	h.release()
+	c := m.counts()
+	m.phase = control.Exited
+	var elapsed time.Duration
+	if m.drain != nil {
+		elapsed = time.Since(m.drain.started)
+	}
+	e := m.event(journal.Exit,
+		journal.Str(journal.FieldExitCode, "exited"), journal.Str(journal.FieldExitStatus, "0"),
+		journal.Int(journal.FieldConnsMoved, int64(c.Moved)), journal.Int(journal.FieldConnsDrained, int64(c.Drained+c.Closed)),
+		journal.Int(journal.FieldConnsCut, int64(c.Cut)), journal.Usec(journal.FieldElapsed, elapsed))
+	if a := m.attempt; a != nil {
+		e.PeerPID = a.candidate.process.Pid
+		if a.committed && !a.gone {
+			a.candidate.link.send(message{Type: msgBye, Connections: &c})
+		}
+	}
+	h.events.write(e)
+	m.publish()
+	h.gate.close()
+	h.control.close(m.stopped && (m.attempt == nil || !m.attempt.committed))
+	if m.attempt != nil {
+		m.attempt.candidate.release()
+	}
+	if m.predecessor != nil {
+		m.predecessor.release()
+	}
+	h.sockets.close()
+	h.events.close()
+	h.cancel()
+	// Handoff signals stay caught until the process is gone: their default
+	// action would turn a clean exit into a death by signal.
+	signal.Notify(make(chan os.Signal, 1), handoffSignals()...)
+	signal.Stop(m.signals)
+}
+
+// event fills in what all events share.
+func (m *machine) event(kind journal.Kind, fields ...journal.Field) journal.Event {
+	e := journal.Event{Kind: kind, Generation: uint64(m.h.generation), PID: os.Getpid(), Fields: fields}
+	if m.attempt != nil {
+		e.TxID = m.attempt.arm.TxID
+	} else if m.h.predecessor != nil && m.predecessor != nil {
+		e.TxID = m.h.predecessor.hello.TxID
+	}
+	return e
+}

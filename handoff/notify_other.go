@@ -1,0 +1,5 @@
+//go:build !linux
+
+package handoff
+
+func (n notifier) barrier() error { return nil }

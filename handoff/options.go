@@ -1,0 +1,133 @@
+package handoff
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Defaults of Options. All are meant for a service behind clients on a
+// network: long enough for a slow request, short enough for an operator who waits.
+const (
+	DefaultReadyTimeout   = 30 * time.Second
+	DefaultHoldTimeout    = time.Minute
+	DefaultDrainTimeout   = 30 * time.Second
+	DefaultIdleGrace      = 5 * time.Second
+	DefaultStopGrace      = 500 * time.Millisecond
+	DefaultReleaseTimeout = 5 * time.Second
+)
+
+// Options configure a Handoff. The zero value is what most services want.
+//
+// ZDT_READY_TIMEOUT, ZDT_HOLD_TIMEOUT, ZDT_DRAIN_TIMEOUT, ZDT_STREAM_TIMEOUT
+// and ZDT_IDLE_GRACE in the environment (Go durations, as in "45s") override
+// what the program asked for: they come from the unit, where the operator wrote
+// them. Open refuses values it cannot read.
+type Options struct {
+	// Service is the name in events and statuses. Default: $ZDT_SERVICE, else
+	// the name of the program.
+	Service string
+
+	// ControlSocket is the path of the control socket. Default:
+	// control.sock in $RUNTIME_DIRECTORY; without one there is no control
+	// socket and "zdt upgrade" cannot work, a bare SIGUSR2 can. "-" turns it off.
+	ControlSocket string
+
+	// Exe is the file a bare SIGUSR2 executes. Default: the path this process
+	// was started by (argv[0] made absolute), looked up anew each time, so
+	// that a symlink in it leads to the release of that moment.
+	Exe string
+
+	// ReadyTimeout bounds the time from fork to READY.
+	ReadyTimeout time.Duration
+	// HoldTimeout bounds the time a READY candidate waits for commit or abort
+	// when whoever armed the handoff set no bound of its own.
+	HoldTimeout time.Duration
+	// DrainTimeout bounds how long requests and tasks may go on after commit
+	// or SIGTERM; what is not finished then is cut and counted.
+	DrainTimeout time.Duration
+	// StreamTimeout is the same bound for connections that are not HTTP
+	// requests: hijacked ones and those of a protocol of the program's own.
+	// Default: DrainTimeout.
+	StreamTimeout time.Duration
+	// IdleGrace is how long an idle connection is kept in a drain so that a
+	// request already on its way is still answered. The answer says
+	// "Connection: close".
+	IdleGrace time.Duration
+	// StopGrace is IdleGrace when the service as a whole stops.
+	StopGrace time.Duration
+	// ReleaseTimeout bounds the OnRelease hooks.
+	ReleaseTimeout time.Duration
+
+	// ManualReady makes the program say READY by calling Ready. Without it
+	// Serve says it as soon as every socket opened by Listen and ListenPacket
+	// is being served.
+	ManualReady bool
+
+	// Health is asked in the incumbent after the candidate's READY and before
+	// a commit that nobody else decides; an error aborts the handoff. ctx ends with HoldTimeout.
+	Health func(ctx context.Context) error
+
+	// Logger gets what happens in words for people. Default: none under
+	// journald, which gets the events themselves; text on stderr elsewhere.
+	Logger *slog.Logger
+}
+
+// withDefaults returns o with the environment's overrides and the defaults.
+func (o Options) withDefaults(getenv func(string) string) (Options, error) {
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		def   time.Duration
+	}{
+		{"ZDT_READY_TIMEOUT", &o.ReadyTimeout, DefaultReadyTimeout},
+		{"ZDT_HOLD_TIMEOUT", &o.HoldTimeout, DefaultHoldTimeout},
+		{"ZDT_DRAIN_TIMEOUT", &o.DrainTimeout, DefaultDrainTimeout},
+		{"ZDT_STREAM_TIMEOUT", &o.StreamTimeout, 0},
+		{"ZDT_IDLE_GRACE", &o.IdleGrace, DefaultIdleGrace},
+		{"", &o.StopGrace, DefaultStopGrace},
+		{"", &o.ReleaseTimeout, DefaultReleaseTimeout},
+	} {
+		if *d.value < 0 {
+			return o, fmt.Errorf("handoff options: negative duration %s", *d.value)
+		}
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+		text := ""
+		if d.name != "" {
+			text = getenv(d.name)
+		}
+		if text == "" {
+			continue
+		}
+		v, err := time.ParseDuration(text)
+		if err != nil || v <= 0 {
+			return o, fmt.Errorf("environment %s=%q: want a positive Go duration such as 30s", d.name, text)
+		}
+		*d.value = v
+	}
+	if o.StreamTimeout == 0 {
+		o.StreamTimeout = o.DrainTimeout
+	}
+	if o.Service == "" {
+		o.Service = getenv("ZDT_SERVICE")
+	}
+	if o.Service == "" {
+		o.Service = filepath.Base(os.Args[0])
+	}
+	switch {
+	case o.ControlSocket == "-":
+		o.ControlSocket = ""
+	case o.ControlSocket == "":
+		// RuntimeDirectory= may name several, separated by colons; ours is the first.
+		if dir, _, _ := strings.Cut(getenv("RUNTIME_DIRECTORY"), ":"); dir != "" {
+			o.ControlSocket = filepath.Join(dir, "control.sock")
+		}
+	}
+	return o, nil
+}

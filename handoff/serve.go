@@ -1,0 +1,148 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+)
+
+// Serve serves HTTP on ln until this generation is done: until a successor was
+// committed, or the service was told to stop, and every request has been
+// answered. It says READY (see Options.ManualReady) and returns nil when the
+// drain ended; what had to be cut is in the exit event.
+//
+// ln comes from Listen, possibly wrapped (tls.NewListener). Serve takes srv
+// over: it chains itself before srv.Handler and srv.ConnState, which still run.
+// During a drain every response says "Connection: close" (HTTP/2: GOAWAY), so
+// that clients come back to the successor without losing a request.
+//
+// srv.Shutdown and srv.Close end Serve as they end http.Server.Serve, with
+// http.ErrServerClosed.
+func (h *Handoff) Serve(srv *http.Server, ln net.Listener) error {
+	handler := srv.Handler
+	if handler == nil {
+		handler = http.DefaultServeMux
+	}
+	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h.draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		handler.ServeHTTP(w, r)
+	})
+	connState := srv.ConnState
+	srv.ConnState = func(c net.Conn, s http.ConnState) {
+		httpState(c, s)
+		if connState != nil {
+			connState(c, s)
+		}
+	}
+	h.serving.Store(true)
+	err := srv.Serve(ln)
+	select {
+	case <-h.Draining():
+		if !errors.Is(err, net.ErrClosed) {
+			break
+		}
+		// The listener ends with the generation: everything is answered or cut.
+		<-h.Done()
+		srv.Close()
+		return nil
+	default:
+	}
+	return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+}
+
+// ListenAndServe is the whole adoption for a program with one HTTP server:
+// it opens a Handoff, listens on srv.Addr (default ":http") under the name
+// "http" and serves until this generation is done.
+func ListenAndServe(srv *http.Server) error {
+	h, err := Open(Options{})
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	addr := srv.Addr
+	if addr == "" {
+		addr = ":http"
+	}
+	ln, err := h.Listen("http", "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return h.Serve(srv, ln)
+}
+
+// OnDrain registers f to run when this generation begins to drain: a successor
+// serves new work, or the service stops. All hooks run at the same time, and
+// the drain waits for them until its deadline, when ctx ends. A hook tells
+// long-lived streams to say goodbye, or stops a consumer.
+func (h *Handoff) OnDrain(f func(ctx context.Context)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.onDrain = append(h.onDrain, f)
+}
+
+// OnRelease registers f to run after the last request of this generation:
+// close the database, flush the log. The hooks run one by one, the last
+// registered first; ctx ends after Options.ReleaseTimeout.
+func (h *Handoff) OnRelease(f func(ctx context.Context)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.onRelease = append(h.onRelease, f)
+}
+
+// Go runs a task of this generation. Its context ends when the drain begins;
+// the drain waits until it returned, or for DrainTimeout.
+func (h *Handoff) Go(f func(ctx context.Context)) {
+	h.mu.Lock()
+	h.tasks++
+	h.mu.Unlock()
+	go func() {
+		defer func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.tasks--
+			h.taskEnded.Broadcast()
+		}()
+		f(h.ctx)
+	}()
+}
+
+// finishWork runs the OnDrain hooks and waits for them and for the tasks.
+func (h *Handoff) finishWork(ctx context.Context) {
+	h.mu.Lock()
+	hooks := slices.Clone(h.onDrain)
+	h.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, hook := range hooks {
+		wg.Go(func() { hook(ctx) })
+	}
+	wg.Wait()
+	stop := context.AfterFunc(ctx, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.taskEnded.Broadcast()
+	})
+	defer stop()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.tasks > 0 && ctx.Err() == nil {
+		h.taskEnded.Wait()
+	}
+}
+
+// release runs the OnRelease hooks.
+func (h *Handoff) release() {
+	h.mu.Lock()
+	hooks := slices.Clone(h.onRelease)
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), h.opt.ReleaseTimeout)
+	defer cancel()
+	for _, hook := range slices.Backward(hooks) {
+		hook(ctx)
+	}
+}

@@ -1,0 +1,21 @@
+//go:build unix
+
+package handoff
+
+import (
+	"os"
+	"syscall"
+)
+
+const (
+	sigHandoff = syscall.SIGUSR2
+	sigAbort   = syscall.SIGUSR1
+	sigStop    = syscall.SIGTERM
+	sigQuit    = syscall.SIGQUIT
+)
+
+func watchedSignals() []os.Signal {
+	return []os.Signal{sigHandoff, sigAbort, sigStop, os.Interrupt, sigQuit}
+}
+
+func handoffSignals() []os.Signal { return []os.Signal{sigHandoff, sigAbort} }

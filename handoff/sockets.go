@@ -1,0 +1,307 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+)
+
+// Where a socket came from.
+const (
+	fromSystemd     = "systemd"
+	fromPredecessor = "predecessor"
+	boundHere       = "bound"
+)
+
+// socket is one socket this generation holds for the next. The registry owns
+// fd; the Listener or PacketConn over it owns a duplicate of its own.
+type socket struct {
+	name, network, address, origin string
+	fd                             int
+	inUse                          bool
+}
+
+// sockets is the registry of everything a successor gets.
+//
+// Inherited sockets that this release does not use stay in it and are passed
+// on: with systemd holding the address, a later release (or the earlier one,
+// after a rollback) could not bind it by itself.
+type sockets struct {
+	mu  sync.Mutex
+	all []*socket
+}
+
+// inherit takes descriptors listenFDsStart and up. It owns them from here on,
+// also when it fails.
+func (r *sockets) inherit(names []string, origin string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for i, name := range names {
+		fd := listenFDsStart + i
+		claimFD(fd)
+		network, address, err := socketInfo(fd)
+		if err == nil {
+			err = setNonblock(fd)
+		}
+		if err != nil {
+			closeFD(fd)
+			errs = append(errs, fmt.Errorf("inherited socket %q: %w", name, err))
+			continue
+		}
+		r.all = append(r.all, &socket{name: name, network: network, address: address, origin: origin, fd: fd})
+	}
+	return errors.Join(errs...)
+}
+
+// claim finds the inherited socket for name, or nil when nothing was inherited
+// that could be meant. Among several of one name (a socket unit with several
+// ListenStream= lines) the one with the wanted address is taken, else the first.
+func (r *sockets) claim(name, network, address string) (*socket, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var found *socket
+	taken, wrong := false, ""
+	for _, s := range r.all {
+		if s.origin == boundHere || !r.meant(s, name, network, address) {
+			continue
+		}
+		switch {
+		case !sameKind(s.network, network):
+			wrong = s.network
+		case s.inUse:
+			taken = true
+		case found == nil || sameAddress(s, address) && !sameAddress(found, address):
+			found = s
+		}
+	}
+	switch {
+	case found != nil:
+		found.inUse = true
+		return found, nil
+	case wrong != "":
+		return nil, fmt.Errorf("inherited socket %q is %s, the program wants %s", name, wrong, network)
+	case taken:
+		return nil, fmt.Errorf("inherited socket %q is in use already", name)
+	}
+	return nil, nil
+}
+
+// meant reports whether s is what a program calls name. Socket units without
+// FileDescriptorName= pass the unit's own name, LISTEN_FDNAMES may be missing
+// altogether: then the address decides.
+func (r *sockets) meant(s *socket, name, network, address string) bool {
+	if s.name == name {
+		return true
+	}
+	unnamed := s.name == "unknown" || strings.HasSuffix(s.name, ".socket")
+	return unnamed && sameKind(s.network, network) && sameAddress(s, address)
+}
+
+// bound registers a socket that this process bound itself. It duplicates the
+// descriptor and owns the duplicate.
+func (r *sockets) bound(name string, s syscall.Conn, network, address string) (*socket, error) {
+	fd, err := dupFD(s)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sock := &socket{name: name, network: strings.TrimRight(network, "46"), address: address, origin: boundHere, fd: fd, inUse: true}
+	r.all = append(r.all, sock)
+	return sock, nil
+}
+
+// drop closes the registry's descriptor: the program closed the listener, so
+// no successor shall have it.
+func (r *sockets) drop(s *socket) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, other := range r.all {
+		if other == s {
+			r.all = append(r.all[:i], r.all[i+1:]...)
+			closeFD(s.fd)
+			return
+		}
+	}
+}
+
+// pass calls f with the names and descriptors for a successor. They stay the
+// registry's and do not change during f.
+func (r *sockets) pass(f func(names []string, fds []int) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var names []string
+	var fds []int
+	for _, s := range r.all {
+		names = append(names, s.name)
+		fds = append(fds, s.fd)
+	}
+	return f(names, fds)
+}
+
+func (r *sockets) list() []control.Socket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []control.Socket
+	for _, s := range r.all {
+		out = append(out, control.Socket{Name: s.name, Network: s.network, Address: s.address, Origin: s.origin, InUse: s.inUse})
+	}
+	return out
+}
+
+// inheritedNames lists what was inherited, for errors.
+func (r *sockets) inheritedNames() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var names []string
+	for _, s := range r.all {
+		if s.origin != boundHere {
+			names = append(names, fmt.Sprintf("%s (%s %s)", s.name, s.network, s.address))
+		}
+	}
+	return names
+}
+
+// close closes every descriptor of the registry.
+func (r *sockets) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.all {
+		closeFD(s.fd)
+	}
+	r.all = nil
+}
+
+// listen opens the stream socket for name, inherited or bound.
+func (r *sockets) listen(ctx context.Context, name, network, address string) (net.Listener, *socket, error) {
+	s, err := r.open(name, network, address)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s != nil {
+		ln, err := fromFD(s.fd, net.FileListener)
+		if err != nil {
+			return nil, nil, fmt.Errorf("use inherited socket %q: %w", name, err)
+		}
+		keepSocketFile(ln)
+		return ln, s, nil
+	}
+	if network == "unix" {
+		removeStaleSocketFile(address)
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, network, address)
+	if err != nil {
+		return nil, nil, r.bindError(name, err)
+	}
+	keepSocketFile(ln)
+	s, err = r.bound(name, ln.(syscall.Conn), network, ln.Addr().String())
+	if err != nil {
+		ln.Close()
+		return nil, nil, fmt.Errorf("keep socket %q for the successor: %w", name, err)
+	}
+	return ln, s, nil
+}
+
+// listenPacket is listen for datagram sockets.
+func (r *sockets) listenPacket(ctx context.Context, name, network, address string) (net.PacketConn, *socket, error) {
+	s, err := r.open(name, network, address)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s != nil {
+		pc, err := fromFD(s.fd, net.FilePacketConn)
+		if err != nil {
+			return nil, nil, fmt.Errorf("use inherited socket %q: %w", name, err)
+		}
+		return pc, s, nil
+	}
+	if network == "unixgram" {
+		removeStaleSocketFile(address)
+	}
+	var lc net.ListenConfig
+	pc, err := lc.ListenPacket(ctx, network, address)
+	if err != nil {
+		return nil, nil, r.bindError(name, err)
+	}
+	s, err = r.bound(name, pc.(syscall.Conn), network, pc.LocalAddr().String())
+	if err != nil {
+		pc.Close()
+		return nil, nil, fmt.Errorf("keep socket %q for the successor: %w", name, err)
+	}
+	return pc, s, nil
+}
+
+func (r *sockets) open(name, network, address string) (*socket, error) {
+	if !validName(name) {
+		return nil, fmt.Errorf("socket name %q: want printable ASCII without a colon, as for FileDescriptorName=", name)
+	}
+	return r.claim(name, network, address)
+}
+
+func (r *sockets) bindError(name string, err error) error {
+	if names := r.inheritedNames(); len(names) > 0 {
+		return fmt.Errorf("bind socket %q, which is not among the inherited ones [%s]: %w", name, strings.Join(names, ", "), err)
+	}
+	return fmt.Errorf("bind socket %q: %w", name, err)
+}
+
+// fromFD builds a net value over a duplicate of fd; fd stays the caller's.
+func fromFD[T any](fd int, build func(*os.File) (T, error)) (T, error) {
+	f, err := fileOf(fd)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	defer f.Close()
+	return build(f)
+}
+
+// keepSocketFile leaves a unix socket's file in place when the listener is
+// closed: it belongs to the service, not to one generation.
+func keepSocketFile(ln net.Listener) {
+	if u, ok := ln.(interface{ SetUnlinkOnClose(bool) }); ok {
+		u.SetUnlinkOnClose(false)
+	}
+}
+
+// removeStaleSocketFile removes the file of a unix socket that nobody listens
+// on, left by a process that was killed.
+func removeStaleSocketFile(path string) {
+	if path == "" || path[0] == '@' {
+		return
+	}
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		c.Close()
+		return
+	}
+	if connectionRefused(err) {
+		os.Remove(path)
+	}
+}
+
+func sameKind(have, want string) bool { return have == strings.TrimRight(want, "46") }
+
+// sameAddress compares what a socket is bound to with what a program asked
+// for; ":80", "0.0.0.0:80" and "[::]:80" are the same wish.
+func sameAddress(s *socket, want string) bool {
+	if s.address == want {
+		return true
+	}
+	haveHost, havePort, err1 := net.SplitHostPort(s.address)
+	wantHost, wantPort, err2 := net.SplitHostPort(want)
+	if err1 != nil || err2 != nil || havePort != wantPort {
+		return false
+	}
+	any := func(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
+	return haveHost == wantHost || any(haveHost) && any(wantHost)
+}

@@ -1,0 +1,71 @@
+package handoff
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/journal"
+)
+
+// This file is the candidate's side of a handoff, until its predecessor is gone.
+
+// fromPredecessor handles a message; !ok means the predecessor is gone.
+func (m *machine) fromPredecessor(msg message, ok bool) {
+	if !ok {
+		m.predecessorGone()
+		return
+	}
+	switch msg.Type {
+	case msgCommit:
+		m.committed()
+	case msgAbort:
+		if m.phase == control.Candidate || m.phase == control.Starting {
+			m.stop()
+		}
+	case msgProgress, msgBye:
+		if msg.Connections != nil {
+			m.peer.Connections = *msg.Connections
+		}
+		m.bye = m.bye || msg.Type == msgBye
+	}
+}
+
+// committed: this process is the service now, and systemd knows it.
+func (m *machine) committed() {
+	if m.phase != control.Candidate {
+		return
+	}
+	m.phase = control.Idle
+	m.h.control.own()
+}
+
+// predecessorGone: its process has ended.
+func (m *machine) predecessorGone() {
+	p := m.predecessor
+	p.release()
+	m.predecessor = nil
+	if !m.bye {
+		e := m.event(journal.Exit, journal.Str(journal.FieldExitCode, "unknown"))
+		e.Generation, e.PID, e.PeerPID = uint64(m.h.generation-1), p.pid, os.Getpid()
+		e.Message = fmt.Sprintf("%s: generation %d (pid %d) ended without a word; its connections are lost", m.h.opt.Service, m.h.generation-1, p.pid)
+		m.h.events.write(e)
+	}
+	m.peer = nil
+	switch m.phase {
+	case control.Candidate:
+		// It died without a decision. Either systemd was already told that
+		// this is the main process: then serving is right. Or it was not: then
+		// systemd sees its main process dead and ends the whole unit, this
+		// process included, and starts the committed release. Serving on is
+		// right in both cases.
+		m.committed()
+	case control.Starting:
+		m.stop()
+		return
+	}
+	if m.phase == control.Idle {
+		m.h.notifier.sole(m.statusText())
+	}
+	m.checkFinished()
+}

@@ -31,14 +31,17 @@ const maxText = 64 << 10
 // Validate checks everything that goes into the units and returns all that is
 // wrong with it, joined; each part is an *InputError.
 func (s Spec) Validate() error {
-	s = s.withDefaults()
 	var errs []error
 	add := func(err error) {
 		if err != nil {
 			errs = append(errs, err)
 		}
 	}
-	add(ValidateName(s.Name))
+	if err := ValidateName(s.Name); err != nil {
+		add(err)
+		s.Name = "name" // the defaults made from it shall not be complained about as well
+	}
+	s = s.withDefaults()
 	add(validateText("description", s.Description, 1024))
 	if strings.HasSuffix(s.Description, `\`) {
 		add(refuse("description", s.Description, "systemd joins a line that ends with a backslash to the next one", "end it with something else"))

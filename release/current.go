@@ -142,7 +142,7 @@ func (s *Store) Previous() (Release, error) {
 func line(entries []Entry) []string {
 	var ids []string
 	for _, e := range entries {
-		if e.Outcome != OutcomeCommitted || !ValidID(e.To) {
+		if !e.Committed || !ValidID(e.To) {
 			continue
 		}
 		if len(ids) == 0 && ValidID(e.From) {

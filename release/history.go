@@ -29,19 +29,6 @@ const (
 	KindRollback Kind = "rollback" // zdt rollback
 )
 
-// An Outcome says how an upgrade ended. The words are stable: scripts match
-// them.
-type Outcome string
-
-const (
-	OutcomeCommitted   Outcome = "committed"    // To serves and is current
-	OutcomeRefused     Outcome = "refused"      // nothing was changed
-	OutcomeRolledBack  Outcome = "rolled-back"  // From serves again, or still
-	OutcomeNotRestored Outcome = "not-restored" // neither is known to serve
-	OutcomeFrozen      Outcome = "frozen"       // left as it was for a decision
-	OutcomeInterrupted Outcome = "interrupted"  // zdt died or the host went down
-)
-
 // Conns counts the connections that the incumbent had at the end.
 type Conns struct {
 	Moved   int `json:"moved"`   // handed to the candidate, alive
@@ -51,19 +38,22 @@ type Conns struct {
 
 // An Entry is one line of the history: one finished upgrade.
 type Entry struct {
-	Schema   int       `json:"schema"`
-	TxID     string    `json:"txid"`
-	Kind     Kind      `json:"kind"`
-	From     string    `json:"from,omitempty"` // release IDs; From is empty the first time
-	To       string    `json:"to,omitempty"`
-	Outcome  Outcome   `json:"outcome"`
-	ExitCode int       `json:"exit_code"`
-	Started  time.Time `json:"started"`
-	Ended    time.Time `json:"ended"`
-	Who      Who       `json:"who"`
-	Why      string    `json:"why,omitempty"`    // what the operator said, -m
-	Conns    *Conns    `json:"conns,omitempty"`  // nil if nobody counted
-	Reason   string    `json:"reason,omitempty"` // why it did not commit, a stable word
+	Schema int    `json:"schema"`
+	TxID   string `json:"txid"`
+	Kind   Kind   `json:"kind"`
+	From   string `json:"from,omitempty"` // release IDs; From is empty the first time
+	To     string `json:"to,omitempty"`
+	// Committed: To became the current release and stayed it. Everything that
+	// asks for an earlier good release goes by this, not by the words.
+	Committed bool      `json:"committed"`
+	Outcome   string    `json:"outcome"` // a stable word, as in the report of package upgrade
+	ExitCode  int       `json:"exit_code"`
+	Started   time.Time `json:"started"`
+	Ended     time.Time `json:"ended"`
+	Who       Who       `json:"who"`
+	Why       string    `json:"why,omitempty"`    // what the operator said, -m
+	Conns     *Conns    `json:"conns,omitempty"`  // nil if nobody counted
+	Reason    string    `json:"reason,omitempty"` // why it did not commit, a stable word
 }
 
 // History is what could be read of the history file.
@@ -233,7 +223,7 @@ func parseEntry(line []byte) (Entry, error) {
 	if err := json.Unmarshal(line, &e); err != nil {
 		return Entry{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	if e.Schema < 1 || e.Outcome == "" {
+	if e.Schema < 1 || e.TxID == "" {
 		return Entry{}, fmt.Errorf("no entry of a history: %w", ErrDamaged)
 	}
 	return e, nil

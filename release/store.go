@@ -255,3 +255,14 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	}
 	return func() { unlockClose(f) }, nil
 }
+
+// steps returns the store's step function for the verb op: its labels begin
+// with op, its errors do not, because the caller says op with its object.
+func (s *Store) steps(op string) atomicfile.Step {
+	return func(label string, f func() error) error {
+		if err := s.step(op+": "+label, f); err != nil {
+			return fmt.Errorf("%s: %w", label, err)
+		}
+		return nil
+	}
+}

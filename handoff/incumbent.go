@@ -2,7 +2,6 @@ package handoff
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -197,11 +196,15 @@ func (m *machine) commit() error {
 	a, h := m.attempt, m.h
 	pid := a.candidate.process.Pid
 	if err := h.notifier.mainPID(pid, fmt.Sprintf("generation %d: serving, generation %d drains", h.generation+1, h.generation)); err != nil {
-		// systemd may or may not have obeyed; taking the main process back in
-		// the same way makes both cases the same.
-		err = errors.Join(err, h.notifier.reclaim(os.Getpid(), m.statusText()))
 		m.undo(journal.ReasonSystemd, err.Error())
 		return err
+	}
+	// Without the barrier's answer the message is still in systemd's queue,
+	// which it reads before it looks at processes that ended: there is no way
+	// back from here, and none is needed.
+	detail := ""
+	if err := h.notifier.barrier(); err != nil {
+		detail = err.Error()
 	}
 	// A failure to send means that the candidate is gone: its exit follows and
 	// is handled as a death in the drain.
@@ -209,7 +212,7 @@ func (m *machine) commit() error {
 	a.committed = true
 	a.clearDeadline()
 	m.last = &control.Outcome{
-		TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: pid, Committed: true,
+		TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: pid, Committed: true, Detail: detail,
 		ReadyAfter: a.candidate.readyAt.Sub(a.candidate.started), EndedAt: time.Now(),
 	}
 	// Programs that this one still starts must not talk to systemd for it.

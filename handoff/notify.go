@@ -52,17 +52,14 @@ func (n notifier) ready(status string) error { return n.send("READY=1", "STATUS=
 func (n notifier) status(text string) error { return n.send("STATUS=" + text) }
 
 // mainPID makes pid the main process, in one datagram so that systemd never
-// sees one half of it, and waits until systemd has read it. Afterwards this
+// sees one half of it. The caller waits for the barrier before it goes on. Afterwards this
 // process is no longer heard under NotifyAccess=main, except that systemd ≥ 254
 // keeps listening because of NOTIFYACCESS=all: should the new main process
 // die while this one still drains, it can take the service back. Older
 // versions ignore the assignment. The successor withdraws it by sending
 // NOTIFYACCESS=main when its predecessor is gone.
 func (n notifier) mainPID(pid int, status string) error {
-	if err := n.send(fmt.Sprintf("MAINPID=%d", pid), "READY=1", "NOTIFYACCESS=all", "STATUS="+status); err != nil {
-		return err
-	}
-	return n.barrier()
+	return n.send(fmt.Sprintf("MAINPID=%d", pid), "READY=1", "NOTIFYACCESS=all", "STATUS="+status)
 }
 
 // reclaim makes this process the main one again. Whether systemd obeys cannot

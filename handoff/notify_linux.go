@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"fmt"
+	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +25,7 @@ func (n notifier) barrier() error {
 		return fmt.Errorf("barrier: %w", err)
 	}
 	defer unix.Close(pipe[0])
-	_, _, err = conn.WriteMsgUnix([]byte("BARRIER=1"), unix.UnixRights(pipe[1]), nil)
+	err = sendRights(conn, []byte("BARRIER=1"), pipe[1])
 	unix.Close(pipe[1])
 	if err != nil {
 		return fmt.Errorf("barrier: %w", err)
@@ -44,4 +45,21 @@ func (n notifier) barrier() error {
 			return nil
 		}
 	}
+}
+
+// sendRights sends data with a descriptor. net.UnixConn.WriteMsgUnix refuses
+// connected datagram sockets.
+func sendRights(conn *net.UnixConn, data []byte, fd int) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var operr error
+	if err := raw.Write(func(s uintptr) bool {
+		operr = unix.Sendmsg(int(s), data, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+		return operr != unix.EAGAIN
+	}); err != nil {
+		return err
+	}
+	return operr
 }

@@ -36,28 +36,75 @@ func (g *Guest) enter(namespaces int, fn func() error) error {
 
 // onDisposableThread runs fn on a thread that ends after it, so that fn may change what cannot be changed back.
 func onDisposableThread(fn func() error) error {
-	done := make(chan error, 1)
+	j := newJob(fn)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
 			// Go never ends the main thread, it would stay in the guest's namespaces for ever, and /proc/self with it.
 			// While this goroutine sits on it, another one gets another thread.
 			defer runtime.UnlockOSThread()
-			done <- onDisposableThread(fn)
+			j.done <- onDisposableThread(fn)
 			return
 		}
 		// Never unlocked: Go ends the thread together with the goroutine.
-		err := errors.New("function ended its goroutine") // t.FailNow and the like
-		defer func() { done <- err }()
-		err = fn()
+		j.run()
 	}()
-	return <-done
+	return <-j.done
+}
+
+// job is a function that one goroutine runs for another.
+type job struct {
+	fn   func() error
+	done chan error // buffered
+}
+
+func newJob(fn func() error) job { return job{fn: fn, done: make(chan error, 1)} }
+
+func (j job) run() {
+	err := errors.New("function ended its goroutine") // t.FailNow and the like
+	defer func() { j.done <- err }()
+	err = j.fn()
 }
 
 // Do runs fn on a thread that is in the guest's network namespace and otherwise on the host. Sockets made by fn stay
-// in the guest's network wherever they are used later. fn must not leave its goroutine (t.FailNow) or rely on others:
-// what they do happens on the host.
-func (g *Guest) Do(fn func() error) error { return g.enter(netNamespace, fn) }
+// in the guest's network wherever they are used later. fn must not change the thread any further, and not rely on
+// other goroutines: what those do happens on the host.
+func (g *Guest) Do(fn func() error) error {
+	select {
+	case <-g.closing:
+		return errors.New("guest is closed")
+	default:
+	}
+	j := newJob(fn)
+	select {
+	case g.netJobs <- j: // an idle thread that is inside already
+	default:
+		g.threads.Go(func() { g.serveNet(j) })
+	}
+	return <-j.done
+}
+
+// serveNet runs the job and all that follow, until the guest is closed. A new thread for each job costs half as
+// much again, and load generators dial a thousand times each second.
+func (g *Guest) serveNet(first job) {
+	err := g.enter(netNamespace, func() error {
+		first.run()
+		for {
+			select {
+			case j := <-g.netJobs:
+				j.run()
+			case <-g.closing:
+				return nil
+			}
+		}
+	})
+	if err != nil {
+		select {
+		case first.done <- err: // it never ran
+		default:
+		}
+	}
+}
 
 // Dial connects to an address inside the guest as root, as [net.Dialer.DialContext] does: tcp, udp and unix, where unix
 // paths are the guest's. The connection belongs to the caller and works on any goroutine of the host process. A unix
@@ -68,19 +115,22 @@ func (g *Guest) Dial(ctx context.Context, network, addr string) (net.Conn, error
 
 // DialAs is Dial as another user, whom a unix server sees as its peer. A user's own bus, for one, admits nobody else.
 func (g *Guest) DialAs(ctx context.Context, uid int, network, addr string) (net.Conn, error) {
-	namespaces := netNamespace
-	if strings.HasPrefix(network, "unix") {
-		namespaces |= mountNamespace
-	}
 	var conn net.Conn
-	err := g.enter(namespaces, func() (err error) {
-		if err := becomeUser(uid); err != nil {
-			return fmt.Errorf("become user %d: %w", uid, err)
-		}
+	dial := func() (err error) {
 		// Without the race between address families that the delay arranges, net dials on the calling goroutine alone.
 		d := net.Dialer{FallbackDelay: -1}
 		conn, err = d.DialContext(ctx, network, addr)
 		return err
+	}
+	if uid == 0 && !strings.HasPrefix(network, "unix") {
+		err := g.Do(dial)
+		return conn, err
+	}
+	err := g.enter(netNamespace|mountNamespace, func() error {
+		if err := becomeUser(uid); err != nil {
+			return fmt.Errorf("become user %d: %w", uid, err)
+		}
+		return dial()
 	})
 	return conn, err
 }

@@ -57,6 +57,10 @@ type Guest struct {
 	ended  chan struct{}
 	procs  sync.WaitGroup // goroutines that wait for processes started by Spawn
 
+	netJobs chan job       // to threads that stay in the guest's network namespace
+	threads sync.WaitGroup // those threads
+	closing chan struct{}  // closed by Close
+
 	close    sync.Once
 	closeErr error
 }
@@ -95,7 +99,7 @@ func start(ctx context.Context, cfg Config) (*Guest, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
 	defer cancel()
 
-	g := &Guest{image: cfg.Image, keep: cfg.Keep, ended: make(chan struct{})}
+	g := newGuest(cfg)
 	if err := g.makeCgroup(); err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}
@@ -116,6 +120,16 @@ func start(ctx context.Context, cfg Config) (*Guest, error) {
 		return nil, errors.Join(err, g.Close(), early)
 	}
 	return g, nil
+}
+
+func newGuest(cfg Config) *Guest {
+	return &Guest{
+		image:   cfg.Image,
+		keep:    cfg.Keep,
+		ended:   make(chan struct{}),
+		netJobs: make(chan job),
+		closing: make(chan struct{}),
+	}
 }
 
 // makeCgroup gives the guest a cgroup of its own; without it all guests would share the host's /system.slice. It also
@@ -269,6 +283,8 @@ func (g *Guest) Close() error {
 }
 
 func (g *Guest) stop() error {
+	close(g.closing)
+	g.threads.Wait()
 	timeout := time.NewTimer(stopTimeout)
 	defer timeout.Stop()
 	// A systemd that is not up yet ignores this; then the kill below has to do.

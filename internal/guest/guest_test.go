@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -265,6 +266,9 @@ func TestDo(t *testing.T) {
 	if got := g.MustRun(t, "ss", "-Hltn"); !strings.Contains(got, ":"+strconv.Itoa(port)+" ") {
 		t.Errorf("the guest does not listen on %d:\n%s", port, got)
 	}
+	if err := g.Do(func() error { runtime.Goexit(); return nil }); err == nil {
+		t.Error("a function that never returned has no error")
+	}
 	want := errors.New("its own")
 	if err := g.Do(func() error { return want }); err != want {
 		t.Errorf("got %v, want %v", err, want)
@@ -422,11 +426,16 @@ func traceOf(t *testing.T, pid int) trace {
 }
 
 // left lists the processes that still are in one of the namespaces. Mounts live in the mount namespace, and that lives
-// as long as one of its processes or a mount of it: the host's own mount table is looked at too.
+// as long as one of its processes; the host's own mount table is looked at too.
 func (tr trace) left() []string {
 	var left []string
 	tasks, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*") // threads: one of this process may have entered
 	for _, task := range tasks {
+		// A zombie is but an exit status that nobody has fetched. When its parent was killed that is up to the host's
+		// init, and some take seconds.
+		if stat, _ := os.ReadFile(filepath.Join(task, "stat")); strings.Contains(string(stat), ") Z ") {
+			continue
+		}
 		for _, ns := range []string{"mnt", "pid", "net"} {
 			link, err := os.Readlink(filepath.Join(task, "ns", ns))
 			if err == nil && slices.Contains(tr.namespaces, link) {

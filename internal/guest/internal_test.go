@@ -222,7 +222,7 @@ func TestClosedGateEndsTheGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &Guest{image: Bookworm, ended: make(chan struct{})}
+	g := newGuest(Config{Image: Bookworm})
 	if err := g.makeCgroup(); err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ type serviceView struct {
 	Environment                           []string
 	ReadyTimeout, DrainTimeout, Bake      string
 	TimeoutStart, TimeoutStop, RestartSec string
-	RestartSteps, SlowConfigError         bool
+	RestartSteps                          bool
 	RuntimeDir                            string
 }
 
@@ -50,7 +50,7 @@ type socketView struct {
 	Name, Unit, FDName, Description       string
 	Listen                                []string
 	Stream, TCP, Wildcard, Specific, Path bool
-	UserManager, PollLimit                bool
+	UserManager                           bool
 }
 
 // Generate returns the unit files for s, the service first. The same Spec
@@ -101,8 +101,6 @@ func newServiceView(s Spec) serviceView {
 	if s.since(254) {
 		v.RestartSec, v.RestartSteps = "100ms", true
 	}
-	// Only where there are sockets can a client start the service again.
-	v.SlowConfigError = len(s.Listen) > 0 && !s.since(255)
 	if len(s.StartProbe) > 0 {
 		v.StartProbe = command(s.StartProbe)
 	}
@@ -120,7 +118,6 @@ func newSocketView(s Spec, g socketGroup) socketView {
 		FDName:      g.fdName,
 		Description: quoteValue(s.Description),
 		UserManager: s.UserManager,
-		PollLimit:   s.since(255),
 	}
 	for _, l := range g.listen {
 		v.Listen = append(v.Listen, l.directive())

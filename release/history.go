@@ -82,6 +82,9 @@ func (s *Store) AppendHistory(e Entry) error {
 
 func (s *Store) appendHistory(e Entry) (err error) {
 	do := s.steps("history")
+	if !ValidTxID(e.TxID) {
+		return fmt.Errorf("%q is not the ID of a transaction", e.TxID)
+	}
 	e.Schema = historySchema
 	data, err := json.Marshal(e)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +21,7 @@ type source struct {
 	st   unix.Stat_t
 }
 
-func openSource(src string) (*source, error) {
+func openSource(ctx context.Context, src string) (*source, error) {
 	// First without opening it in earnest: the open of a FIFO waits, the open
 	// of a device may do something.
 	var fd int
@@ -64,12 +65,29 @@ func openSource(src string) (*source, error) {
 	// whoever wants to write waits (for /proc/sys/fs/lease-break-time at most).
 	// It needs the file's owner or CAP_LEASE and a file system that has leases;
 	// elsewhere the comparison in unchanged must do.
-	_, err = unix.FcntlInt(in.f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
-	if errors.Is(err, unix.EAGAIN) {
+	if err := in.lease(ctx); err != nil {
 		in.f.Close()
-		return nil, hint(errors.New("is being written by another process"), "wait until the copy or build is finished")
+		return nil, err
 	}
 	return in, nil
+}
+
+// lease waits a moment for a writer: one that has closed the file can have
+// forked shortly before, and its child keeps the descriptor until its exec.
+func (in *source) lease(ctx context.Context) error {
+	const tries, pause = 25, 10 * time.Millisecond
+	for range tries {
+		_, err := unix.FcntlInt(in.f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+		if !errors.Is(err, unix.EAGAIN) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+	return hint(errors.New("is being written by another process"), "wait until the copy or build is finished")
 }
 
 // Close ends the lease as well.

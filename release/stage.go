@@ -69,7 +69,7 @@ func (s *Store) stage(ctx context.Context, src string, o StageOptions) (Release,
 	do := s.steps("stage")
 
 	var in *source
-	if err := do("open source", func() (err error) { in, err = openSource(src); return err }); err != nil {
+	if err := do("open source", func() (err error) { in, err = openSource(ctx, src); return err }); err != nil {
 		return Release{}, err
 	}
 	defer in.Close()
@@ -154,7 +154,9 @@ func (s *Store) copyIn(ctx context.Context, releases *os.File, in *source, want 
 		// Out of the way by one rename first, so that a crash in the middle
 		// of the removal leaves rubbish that is recognised, not half a release.
 		if at != tmp {
-			if mvErr := unix.Renameat(int(releases.Fd()), at, int(releases.Fd()), tmp); mvErr != nil {
+			// ENOENT: the rename has failed indeed, d still has its first name.
+			mvErr := unix.Renameat(int(releases.Fd()), at, int(releases.Fd()), tmp)
+			if mvErr != nil && !errors.Is(mvErr, unix.ENOENT) {
 				err = errors.Join(err, fmt.Errorf("move %s away: %w", at, mvErr))
 				return
 			}
@@ -200,6 +202,7 @@ func (s *Store) copyIn(ctx context.Context, releases *os.File, in *source, want 
 	if err := atomicfile.WriteAt(d, recordFile, append(data, '\n'), 0o444, s.steps("stage: "+recordFile)); err != nil {
 		return Release{}, fmt.Errorf("%s: %w", recordFile, err)
 	}
+	at = id // whatever the answer is: that of a file server can get lost
 	if err := do("rename", func() error {
 		// Without RENAME_NOREPLACE, which NFS lacks: a directory can only
 		// replace an empty one, and freeID has seen that there is none.
@@ -207,7 +210,6 @@ func (s *Store) copyIn(ctx context.Context, releases *os.File, in *source, want 
 	}); err != nil {
 		return Release{}, err
 	}
-	at = id
 	if err := do("fsync releases", releases.Sync); err != nil {
 		return Release{}, err
 	}

@@ -102,10 +102,10 @@ func pickMirror(targets string) string {
 	return ""
 }
 
-// runTool runs a tool of the host in its own mount namespace, so that what debootstrap mounts in its target goes away
-// with it, and returns both outputs as one text. The tool dies with this process.
+// runTool runs a tool of the host and returns both its outputs as one text. The tool is PID 1 of a pid namespace and
+// has a mount namespace: whatever ends it, or this process, also ends what it started and unmounts what it mounted.
 func runTool(ctx context.Context, name string, args ...string) (string, error) {
-	// PDEATHSIG fires when the *thread* that started the child ends; Go ends idle threads only with their locked goroutine.
+	// PDEATHSIG fires when the *thread* that started the child ends. A locked one does not, while Run waits on it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -114,11 +114,11 @@ func runTool(ctx context.Context, name string, args ...string) (string, error) {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid:       true, // Ctrl-C in a terminal is for this process, which then ends ctx
 		Pdeathsig:    syscall.SIGKILL,
-		Setpgid:      true,
+		Cloneflags:   syscall.CLONE_NEWPID,
 		Unshareflags: syscall.CLONE_NEWNS,
 	}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // the tool and what it started
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		err = errors.Join(ctx.Err(), err)

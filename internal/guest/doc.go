@@ -20,5 +20,9 @@
 // (PDEATHSIG), and with PID 1 every process of the guest; the empty cgroup directories that remain are removed by the
 // next guest that boots on the machine.
 //
+// The environment decides about tests: ZDT_SYSTEST=require makes a test that cannot boot a guest fail instead of skip,
+// ZDT_SYSTEST=off skips all of them, ZDT_GUEST_KEEP=1 leaves guests running for a person to look at, and ZDT_CACHE moves
+// the images.
+//
 // What it does not promise: isolation from a hostile guest. Root inside is root outside.
 package guest

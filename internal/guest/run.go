@@ -157,7 +157,7 @@ func (g *Guest) Run(ctx context.Context, args ...string) (Result, error) {
 }
 
 // MustRun runs a program as root, ends the test unless its exit status is 0, and returns its standard output without
-// the last newline.
+// the last newline. Not for cleanups: the test's context has ended by then.
 func (g *Guest) MustRun(t testing.TB, args ...string) string {
 	t.Helper()
 	r, err := g.Run(t.Context(), args...)

@@ -273,13 +273,26 @@ func TestSystemCrashLoop(t *testing.T) {
 	probe := buildProbe(t)
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		for i, c := range []struct {
+			name   string
 			status string
 			most   int // starts in the time the test looks
-		}{{"1", 12}, {"0", 12}, {"78", 1}} {
-			t.Run("exit status "+c.status, func(t *testing.T) {
+			dropIn string
+		}{
+			{"error", "1", 12, ""},
+			{"exit", "0", 12, ""},
+			{"config", "78", 1, ""},
+			// Whatever an operator does to the pace, the port stays open.
+			{"unpaced", "1", 1 << 20, "[Service]\nRestart=no\nExecStopPost=\n"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				s := probeSpec(g, "loop"+c.status)
+				s := probeSpec(g, c.name)
 				s.Listen[0].Addr = fmt.Sprintf(":%d", 8080+i)
+				if c.dropIn != "" {
+					if err := g.WriteFile("/etc/systemd/system/"+s.ServiceUnit()+".d/50-pace.conf", []byte(c.dropIn), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
 				crashLoop(t, g, probe, s, c.status, c.most)
 			})
 		}

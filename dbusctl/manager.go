@@ -113,9 +113,30 @@ func (m *Manager) handshake() error {
 		return err
 	}
 	if m.direct {
-		return nil
+		return m.nudge()
 	}
 	return m.conn.Hello()
+}
+
+// nudge waits until systemd answers on its private socket. When it reads the
+// end of the authentication and our first message at once, it leaves that
+// message in its buffer until more comes (252 and 257, about every second
+// time); systemctl is spared because it authenticates in one burst and waits
+// before it goes on. So more is sent until an answer arrives.
+func (m *Manager) nudge() error {
+	const ping = "org.freedesktop.DBus.Peer.Ping"
+	systemd := m.conn.Object(destination, managerPath)
+	answer := systemd.Go(ping, 0, make(chan *dbus.Call, 1)).Done
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for {
+		select {
+		case reply := <-answer:
+			return reply.Err
+		case <-again.C:
+			systemd.Go(ping, dbus.FlagNoReplyExpected, nil)
+		}
+	}
 }
 
 // subscribe finds systemd on the bus and asks it for signals, of which it

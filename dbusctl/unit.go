@@ -34,7 +34,7 @@ type Unit struct {
 	TriggeredBy      []string
 	ActiveEnter      time.Time // when it last became active; zero: never
 	CanReload        bool
-	NeedDaemonReload bool   // a file of the unit changed since systemd read it
+	NeedDaemonReload bool   // a file of the unit changed since systemd read it; 252 overlooks a new drop-in directory
 	LoadError        string // why LoadState is not "loaded"; may be ""
 	Service                 // of a service unit
 	Socket                  // of a socket unit

@@ -166,7 +166,7 @@ func TestConnectionClosedUnderARequest(t *testing.T) {
 			r := run(t, load.Config{Dial: dialer(addr), KeepAlive: 2, Fresh: -1}, requests(20))
 			// Each connection has one good request and one failed one, and no request was sent twice.
 			if r.Failed < r.Requests/2-2 || r.Failed > r.Requests/2+2 || r.Kinds[tc.kinds[0]] != r.Failed {
-				t.Errorf("%s\n%v", r, r.Kinds)
+				t.Fatalf("%s\n%v", r, r.Kinds)
 			}
 			if r.IdleCloses != 0 || r.PoliteCloses != 0 || r.Reconnects == 0 {
 				t.Errorf("%s", r)

@@ -34,6 +34,18 @@ func Cursor(ctx context.Context, q Query) (string, error) {
 	return e.Cursor, nil
 }
 
+// A journalctl that has delivered nothing for so long is run again, because
+// it may have become deaf: when the directory of the journal's files is
+// removed, or did not exist when journalctl was started, it never notices the
+// new one (seen with 252 and 257). That is likely only before the first entry
+// of a journal.
+const (
+	quietTimeout = 10 * time.Second
+	blindTimeout = 500 * time.Millisecond // nothing is known to exist
+)
+
+var errQuiet = errors.New("quiet for long")
+
 // Follower delivers a unit's entries as they are written.
 type Follower struct {
 	query   Query
@@ -110,6 +122,9 @@ func (f *Follower) run(ctx context.Context) {
 		if delivered {
 			failures = 0
 		}
+		if errors.Is(err, errQuiet) {
+			continue
+		}
 		f.problem.Store(&err)
 		timer := time.NewTimer(f.retry(failures))
 		failures++
@@ -128,17 +143,27 @@ func (f *Follower) once(ctx context.Context) (delivered bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	patience := quietTimeout
+	if f.last == "" {
+		patience = blindTimeout
+	}
+	quiet := newAlarm(patience, p.cancel)
+	defer quiet.stop()
 	for e, err := range NewReader(p.out).Entries() {
 		if err == io.ErrUnexpectedEOF {
 			return delivered, errors.Join(p.wait(), fmt.Errorf("read from journalctl: %w", err))
 		}
 		if err != nil {
 			p.end()
+			if quiet.rang() {
+				err = errQuiet
+			}
 			return delivered, fmt.Errorf("read from journalctl: %w", err)
 		}
 		if e.Cursor == "" || !f.seen.add(e.Cursor) {
 			continue // without a cursor there is no telling whether it is a repetition
 		}
+		quiet.stop() // a consumer that takes its time is no silence
 		select {
 		case f.entries <- e:
 		case <-ctx.Done():
@@ -147,6 +172,7 @@ func (f *Follower) once(ctx context.Context) (delivered bool, err error) {
 		}
 		f.last, delivered = e.Cursor, true
 		f.problem.Store(nil)
+		quiet.start(quietTimeout)
 	}
 	if err := p.wait(); err != nil {
 		return delivered, err
@@ -176,3 +202,22 @@ func (r *recent) add(cursor string) bool {
 	r.next = (r.next + 1) % len(r.ring)
 	return true
 }
+
+// alarm calls a function when it was not stopped in time.
+type alarm struct {
+	timer *time.Timer
+	rung  atomic.Bool
+}
+
+func newAlarm(d time.Duration, ring func()) *alarm {
+	a := &alarm{}
+	a.timer = time.AfterFunc(d, func() {
+		a.rung.Store(true)
+		ring()
+	})
+	return a
+}
+
+func (a *alarm) start(d time.Duration) { a.timer.Reset(d) }
+func (a *alarm) stop()                 { a.timer.Stop() }
+func (a *alarm) rang() bool            { return a.rung.Load() }

@@ -15,14 +15,6 @@ import (
 	"time"
 )
 
-// The test binary plays journalctl: see fakeJournalctl.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == "fake-journalctl" {
-		os.Exit(fakeJournalctl(os.Args[2], os.Args[3:]))
-	}
-	os.Exit(m.Run())
-}
-
 // fakeJournalctl acts run N of a script, a directory with a file N, which
 // holds what to print and, after a line "--", what to do then: "hang", or
 // anything else to say on standard error before exiting 1, or nothing to exit
@@ -172,6 +164,16 @@ func TestFollowResumes(t *testing.T) {
 		if err := syscall.Kill(pid, 0); err != syscall.ESRCH {
 			t.Errorf("process %d is still there: %v", pid, err)
 		}
+	}
+}
+
+// A journalctl that was started before there was a journal is deaf.
+func TestFollowDoesNotStayDeaf(t *testing.T) {
+	s := newScript(t, thenHang, thenHang, exported("c1", "one")+thenHang)
+	f := startFollow(t, s.Query)
+	expect(t, f, "one")
+	if err := f.Problem(); err != nil {
+		t.Errorf("problem %v; silence is none", err)
 	}
 }
 

@@ -95,10 +95,22 @@ type Report struct {
 	// Journal says how much of the story the journal told: complete, partial, absent.
 	Journal string `json:"journal,omitempty"`
 
+	// Story are the events of this transaction in the journal, in order.
+	Story []StoryLine `json:"story,omitempty"`
+
 	StartedAt time.Time      `json:"started_at"`
 	EndedAt   time.Time      `json:"ended_at"`
 	Timings   []Timing       `json:"timings,omitempty"`
 	Holder    map[string]any `json:"holder,omitempty"` // of the lock, when Locked
+}
+
+// StoryLine is one journal event of the service, believed because journald
+// says that its writer is inside the unit.
+type StoryLine struct {
+	At    time.Time `json:"at"`
+	Event string    `json:"event"` // fork, listen, drain, exit, abort
+	PID   int       `json:"pid"`
+	Text  string    `json:"text"`
 }
 
 // Timing is how long a phase took (nanoseconds).

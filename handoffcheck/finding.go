@@ -1,0 +1,59 @@
+// Package handoffcheck says before an upgrade whether it can work: findings
+// with stable IDs, what was seen, why it matters and how to mend it.
+//
+// So far it looks at the candidate's file. It is not promised to other programs.
+package handoffcheck
+
+import "strings"
+
+// Severity says what a finding means for an upgrade.
+type Severity string
+
+const (
+	Blocker Severity = "blocker" // an upgrade is bound to fail
+	Risk    Severity = "risk"    // it may fail
+	Note    Severity = "note"    // worth knowing
+)
+
+// Finding is one thing that was found. IDs are stable; they are never reused.
+type Finding struct {
+	ID       string   `json:"id"` // ZDT0xx
+	Severity Severity `json:"severity"`
+	Seen     string   `json:"seen"` // the very value
+	Why      string   `json:"why"`
+	Fix      string   `json:"fix"`
+}
+
+// Error makes a blocker out of findings: an error that names all of them and
+// whose Hint is the fix of the first.
+type Error struct{ Findings []Finding }
+
+func (e *Error) Error() string {
+	var lines []string
+	for _, f := range e.Findings {
+		lines = append(lines, f.Seen+": "+f.Why+" ("+f.ID+")")
+	}
+	return strings.Join(lines, "; ")
+}
+
+// Hint returns what to do about the first finding.
+func (e *Error) Hint() string {
+	if len(e.Findings) == 0 {
+		return ""
+	}
+	return e.Findings[0].Fix
+}
+
+// Blockers returns an *Error with the findings that block, or nil.
+func Blockers(findings []Finding) error {
+	var blockers []Finding
+	for _, f := range findings {
+		if f.Severity == Blocker {
+			blockers = append(blockers, f)
+		}
+	}
+	if len(blockers) == 0 {
+		return nil
+	}
+	return &Error{blockers}
+}

@@ -1,0 +1,60 @@
+package upgrade
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/journal"
+)
+
+// Unit is what systemd says of the service's unit.
+type Unit struct {
+	Name          string
+	LoadState     string // loaded, not-found, masked …
+	ActiveState   string // active, activating, deactivating, failed …
+	SubState      string
+	Result        string
+	Type          string // of the service: notify …
+	NotifyAccess  string
+	StatusText    string
+	MainPID       int // 0: none
+	UID           uint32
+	ControlGroup  string
+	ExecStartPath string
+	Restarts      uint32
+	Job           bool // a job is queued or running
+}
+
+// Host is everything outside this process that a transaction touches. All
+// fields are needed.
+type Host struct {
+	// Unit asks systemd; the error of an absent unit is the caller's own.
+	Unit func(ctx context.Context) (Unit, error)
+	// WatchUnit delivers the unit now and at every change until ctx ends.
+	WatchUnit func(ctx context.Context) (<-chan Unit, error)
+	// Signal signals the unit's main process and nothing else.
+	Signal func(ctx context.Context, sig syscall.Signal) error
+	// Control connects to the runtime's control socket.
+	Control func(ctx context.Context) (*control.Client, error)
+	// Reclaim makes systemd listen to a process of the unit that is not the
+	// main one while ask runs.
+	Reclaim func(ctx context.Context, ask func(ctx context.Context) error) error
+	// Exe returns the file a process executes (/proc/PID/exe).
+	Exe func(pid int) (string, error)
+	// InUnit reports whether a process is inside the unit's control group.
+	InUnit func(pid int, u Unit) (bool, error)
+
+	// Cursor returns the journal's end, Follow the entries after it.
+	Cursor func(ctx context.Context) (string, error)
+	Follow func(ctx context.Context, cursor string) *journal.Follower
+	// Decode returns the event in an entry if its writer proved to be who it says.
+	Decode func(e journal.Entry) (journal.Event, bool)
+	// Tail returns the last lines that a process of the unit logged.
+	Tail func(ctx context.Context, pid int, since string, lines int) ([]string, error)
+	// Write writes an event; it must not block for long.
+	Write func(e journal.Event)
+
+	Now func() time.Time
+}

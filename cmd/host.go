@@ -1,0 +1,268 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/zdt-dev/zdt/dbusctl"
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/handoffcheck"
+	"github.com/zdt-dev/zdt/journal"
+	"github.com/zdt-dev/zdt/release"
+	"github.com/zdt-dev/zdt/unitgen"
+	"github.com/zdt-dev/zdt/upgrade"
+)
+
+// host connects package upgrade to the real systemd, runtime and journal. It
+// has no state of its own beyond its connections.
+type host struct {
+	f       *factory
+	sd      systemd
+	paths   Paths
+	service string
+	unit    string
+	events  *journal.Writer
+}
+
+// openHost connects to systemd. The caller closes the host.
+func (f *factory) openHost(ctx context.Context, service string) (*host, error) {
+	paths, err := f.paths()
+	if err != nil {
+		return nil, err
+	}
+	sd, err := f.dialSystemd(ctx, f.globals.user)
+	if err != nil {
+		return nil, err
+	}
+	return &host{f: f, sd: sd, paths: paths, service: service, unit: service + ".service", events: journal.NewWriter("")}, nil
+}
+
+func (h *host) close() {
+	h.events.Close()
+	h.sd.Close()
+}
+
+// policy reads [X-Zdt] of the unit and its drop-ins as they are on disk.
+func (h *host) policy(u dbusctl.Unit) (unitgen.Policy, error) {
+	var files []unitgen.File
+	for _, path := range append([]string{u.FragmentPath}, u.DropInPaths...) {
+		if path == "" {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed since systemd read it; NeedDaemonReload tells
+		}
+		if err != nil {
+			return unitgen.Policy{}, err
+		}
+		files = append(files, unitgen.File{Name: filepath.Base(path), Path: path, Data: data})
+	}
+	return unitgen.ParsePolicy(files...)
+}
+
+// seams are the functions that package upgrade calls.
+func (h *host) seams() upgrade.Host {
+	source := journal.Source{Unit: h.unit, User: h.f.globals.user, UID: h.f.euid}
+	return upgrade.Host{
+		Unit: func(ctx context.Context) (upgrade.Unit, error) {
+			u, err := h.sd.Unit(ctx, h.unit)
+			return unitOf(u), err
+		},
+		WatchUnit: h.watchUnit,
+		Signal: func(ctx context.Context, sig syscall.Signal) error {
+			return h.sd.Signal(ctx, h.unit, sig)
+		},
+		Control: h.control,
+		Reclaim: h.reclaim,
+		Exe:     func(pid int) (string, error) { return os.Readlink(procPath(pid, "exe")) },
+		InUnit:  inUnit,
+		Cursor: func(ctx context.Context) (string, error) {
+			return journal.Cursor(ctx, journal.Query{Source: source})
+		},
+		Follow: func(ctx context.Context, cursor string) *journal.Follower {
+			return journal.Follow(ctx, journal.Query{Source: source, AfterCursor: cursor, EventsOnly: true})
+		},
+		Decode: func(e journal.Entry) (journal.Event, bool) { return journal.Decode(e, source) },
+		Tail: func(ctx context.Context, pid int, since string, lines int) ([]string, error) {
+			got, err := journal.Tail(ctx, journal.Query{Source: source, PID: pid, AfterCursor: since, Lines: lines})
+			var out []string
+			for _, l := range got {
+				out = append(out, l.Text)
+			}
+			return out, err
+		},
+		Write: func(e journal.Event) { h.events.Write(e) }, // the journal is the story, not the verdict
+		Now:   h.f.now,
+	}
+}
+
+func (h *host) watchUnit(ctx context.Context) (<-chan upgrade.Unit, error) {
+	units, err := h.sd.Watch(ctx, h.unit)
+	if err != nil {
+		return nil, err
+	}
+	out := make(chan upgrade.Unit)
+	go func() { // ends with units, which ends with ctx
+		defer close(out)
+		for u := range units {
+			select {
+			case out <- unitOf(u):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out, nil
+}
+
+// control connects to the runtime and proves that it is the service's: the
+// directory belongs to the service's user, who could put any socket there.
+func (h *host) control(ctx context.Context) (*control.Client, error) {
+	u, err := h.sd.Unit(ctx, h.unit)
+	if err != nil {
+		return nil, err
+	}
+	c, err := h.f.dialControl(ctx, h.paths.Control(h.service))
+	if err != nil {
+		return nil, err
+	}
+	if peer := c.Peer(); peer.UID != 0 && peer.UID != serviceUID(u, h.f) {
+		c.Close()
+		return nil, fmt.Errorf("control socket %s belongs to uid %d, the service runs as uid %d", h.paths.Control(h.service), peer.UID, serviceUID(u, h.f))
+	}
+	return c, nil
+}
+
+// serviceUID is the uid that the processes of u have.
+func serviceUID(u dbusctl.Unit, f *factory) uint32 {
+	switch {
+	case u.UID != dbusctl.NoUID:
+		return u.UID
+	case f.globals.user:
+		return uint32(f.euid)
+	}
+	return 0
+}
+
+// reclaim opens NotifyAccess= for a moment. systemd believes a dead process
+// to be the main one and, before version 254, listens to no other; a drop-in
+// with a daemon-reload is the one way in that needs no restart. It lies below /run and
+// is removed again; one that was left behind by a killed zdt is simply replaced.
+func (h *host) reclaim(ctx context.Context, ask func(context.Context) error) error {
+	dir := filepath.Join("/run/systemd/system", h.unit+".d")
+	if h.f.globals.user {
+		dir = filepath.Join(filepath.Dir(h.paths.Runtime), "systemd/user", h.unit+".d")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "50-zdt-reclaim.conf")
+	if err := os.WriteFile(path, []byte("# Written by zdt for a moment; see docs/protocol.md, \"The successor dies\".\n[Service]\nNotifyAccess=all\n"), 0o644); err != nil {
+		return err
+	}
+	err := h.sd.DaemonReload(ctx)
+	if err == nil {
+		err = ask(ctx)
+	}
+	ctx = context.WithoutCancel(ctx)
+	err = errors.Join(err, os.Remove(path))
+	os.Remove(dir) // unless somebody else has a drop-in there
+	return errors.Join(err, h.sd.DaemonReload(ctx))
+}
+
+// inUnit reports whether pid is in u's control group or below it.
+func inUnit(pid int, u upgrade.Unit) (bool, error) {
+	data, err := os.ReadFile(procPath(pid, "cgroup"))
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(data)) {
+		// hierarchy-ID:controllers:path; systemd's own is the unified one, "0::",
+		// or on old hosts the one called name=systemd.
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 || parts[0] != "0" && parts[1] != "name=systemd" {
+			continue
+		}
+		if u.ControlGroup != "" && (parts[2] == u.ControlGroup || strings.HasPrefix(parts[2], u.ControlGroup+"/")) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func procPath(pid int, name string) string {
+	return filepath.Join("/proc", strconv.Itoa(pid), name)
+}
+
+func unitOf(u dbusctl.Unit) upgrade.Unit {
+	return upgrade.Unit{
+		Name: u.Name, LoadState: u.LoadState, ActiveState: u.ActiveState, SubState: u.SubState, Result: u.Result,
+		Type: u.Type, NotifyAccess: u.NotifyAccess, StatusText: u.StatusText, MainPID: int(u.MainPID), UID: u.UID,
+		ControlGroup: u.ControlGroup, ExecStartPath: u.ExecStartPath, Restarts: u.NRestarts, Job: u.Job != 0,
+	}
+}
+
+// runUpgrade is "zdt upgrade" behind its flags: it connects what the
+// transaction needs, runs it, and returns its report.
+func (f *factory) runUpgrade(ctx context.Context, o upgrade.Options, observe func(upgrade.Update)) (upgrade.Report, error) {
+	h, err := f.openHost(ctx, o.Service)
+	if err != nil {
+		return upgrade.Report{}, err
+	}
+	defer h.close()
+	u, err := h.sd.Unit(ctx, h.unit)
+	if err != nil {
+		return upgrade.Report{}, err
+	}
+	policy, err := h.policy(u)
+	if err != nil {
+		return upgrade.Report{}, &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", h.unit, err), Hint: hintOf(err)}
+	}
+	if o.Bake == 0 {
+		o.Bake = policy.Bake
+	}
+	if o.ReadyTimeout == 0 {
+		o.ReadyTimeout = policy.ReadyTimeout
+	}
+	o.DrainTimeout = policy.DrainTimeout
+	store, err := release.Open(h.paths.disk(h.paths.StateDir(o.Service)), release.Options{Program: filepath.Base(u.ExecStartPath)})
+	if errors.Is(err, os.ErrNotExist) {
+		return upgrade.Report{}, fail(ExitRefused, f.zdt()+" init "+o.Service+" --exec FILE", "%s has no release store: zdt does not manage it", o.Service)
+	}
+	if err != nil {
+		return upgrade.Report{}, &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
+	}
+	defer store.Close()
+	e := upgrade.Engine{
+		Options: o, Host: h.seams(), Store: store, LockPath: h.paths.Lock(o.Service), Who: release.Identify(),
+		Check:   func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
+		Observe: observe, ExitCode: func(r upgrade.Report) int { return int(codeOfOutcome(r.Outcome)) },
+	}
+	return e.Run(ctx), nil
+}
+
+// codeOfOutcome is where a verdict becomes an exit code.
+func codeOfOutcome(o upgrade.Outcome) ExitCode {
+	switch o {
+	case upgrade.Upgraded, upgrade.Unchanged:
+		return ExitOK
+	case upgrade.Refused:
+		return ExitRefused
+	case upgrade.RolledBack:
+		return ExitRolledBack
+	case upgrade.NotRestored:
+		return ExitNotRestored
+	case upgrade.Interrupted:
+		return ExitInt
+	case upgrade.Locked:
+		return ExitBusy
+	}
+	return ExitUnexpected
+}

@@ -1,0 +1,99 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/zdt-dev/zdt/unitgen"
+)
+
+// Paths are where the parts of a service are.
+type Paths struct {
+	Units   string // unit files
+	State   string // NAME below it: the release store
+	Runtime string // NAME/control.sock below it
+	Locks   string // NAME.lock below it
+
+	// Root is put in front of Units and State when zdt works on the files of a
+	// system that does not run, as systemctl --root does.
+	Root string
+}
+
+// systemPaths are those of the system manager.
+func systemPaths(root string) Paths {
+	return Paths{Units: unitgen.DefaultUnitDir, State: unitgen.DefaultStateRoot, Runtime: "/run/zdt", Locks: "/run/lock/zdt", Root: root}
+}
+
+// userPaths are those of the caller's user manager, in the XDG directories.
+func userPaths(getenv func(string) string, uid int) (Paths, error) {
+	or := func(name, fallback string) string {
+		// The XDG specification: a path that is not absolute is to be ignored.
+		if v := getenv(name); filepath.IsAbs(v) {
+			return filepath.Clean(v)
+		}
+		return fallback
+	}
+	home := getenv("HOME")
+	config, state := or("XDG_CONFIG_HOME", ""), or("XDG_STATE_HOME", "")
+	if !filepath.IsAbs(home) && (config == "" || state == "") {
+		return Paths{}, fail(ExitRefused, "set HOME, or XDG_CONFIG_HOME and XDG_STATE_HOME", "--user: the home directory is not known")
+	}
+	if config == "" {
+		config = filepath.Join(home, ".config")
+	}
+	if state == "" {
+		state = filepath.Join(home, ".local/state")
+	}
+	run := or("XDG_RUNTIME_DIR", fmt.Sprintf("/run/user/%d", uid))
+	return Paths{
+		Units: filepath.Join(config, "systemd/user"), State: filepath.Join(state, "zdt"),
+		Runtime: filepath.Join(run, "zdt"), Locks: filepath.Join(run, "zdt/lock"),
+	}, nil
+}
+
+// disk is where path is seen from here.
+func (p Paths) disk(path string) string { return filepath.Join(p.Root, path) }
+
+// StateDir is the release store of a service as the running system sees it.
+func (p Paths) StateDir(name string) string { return filepath.Join(p.State, name) }
+
+// Control is the service's control socket.
+func (p Paths) Control(name string) string { return filepath.Join(p.Runtime, name, "control.sock") }
+
+// Lock is the service's lock file.
+func (p Paths) Lock(name string) string {
+	if p.Root != "" {
+		return filepath.Join(p.disk(p.State), "."+name+".lock")
+	}
+	return filepath.Join(p.Locks, name+".lock")
+}
+
+// Services are the names of all services with a store.
+func (p Paths) Services() ([]string, error) {
+	entries, err := os.ReadDir(p.disk(p.State))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && unitgen.ValidateName(e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, err
+}
+
+// serviceName accepts NAME and, because people copy it from systemctl,
+// NAME.service.
+func serviceName(arg string) (string, error) {
+	name := strings.TrimSuffix(arg, ".service")
+	if err := unitgen.ValidateName(name); err != nil {
+		return "", err
+	}
+	return name, nil
+}

@@ -1,0 +1,174 @@
+package cmd
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+)
+
+// printStatus shows services to a person, one block each.
+func (f *factory) printStatus(doc statusDoc) error {
+	var b strings.Builder
+	st := f.outStyle()
+	for i, s := range doc.Services {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		writeStatus(&b, st, s, f.now())
+	}
+	_, err := f.Out.Write([]byte(b.String()))
+	return err
+}
+
+func writeStatus(b *strings.Builder, st style, s serviceStatus, now time.Time) {
+	mark, paint := st.marks.off, st.dim
+	switch s.State {
+	case stateServing:
+		mark, paint = st.marks.on, st.good
+	case stateStarting, stateStopping:
+		mark, paint = st.marks.on, st.warn
+	case stateFailed, stateNone:
+		mark, paint = st.marks.fail, st.bad
+	}
+	head := fmt.Sprintf("%s %s  %s", paint.Render(mark), st.bold.Render(s.Name), paint.Render(strings.ReplaceAll(string(s.State), "-", " ")))
+	if r := s.Runtime; r != nil && s.RuntimeProblem == "" {
+		if r.Phase != control.Idle {
+			head += ", " + phaseWords(r)
+		}
+		head += st.dim.Render(fmt.Sprintf("  generation %d", r.Generation))
+	}
+	b.WriteString(head + "\n")
+	row := func(label, format string, args ...any) {
+		fmt.Fprintf(b, "%s  %s\n", st.dim.Render(fmt.Sprintf("%11s", label)), fmt.Sprintf(format, args...))
+	}
+	if s.State == stateNone && !s.Managed {
+		row("", "systemd knows no %s", s.Unit.Name)
+		return
+	}
+	if r := cmp.Or(s.Running, s.Current); r != nil {
+		text := releaseName(r)
+		if s.Current != nil && r.ID == s.Current.ID && !r.StagedAt.IsZero() {
+			text += st.dim.Render(" staged " + age(now.Sub(r.StagedAt)) + " ago")
+		}
+		row("release", "%s", text)
+	}
+	if s.Running != nil && s.Current != nil && s.Running.ID != s.Current.ID {
+		row("current", "%s", releaseName(s.Current))
+	}
+	if pid := s.Unit.MainPID; pid != 0 {
+		text := fmt.Sprintf("%d", pid)
+		if r := s.Runtime; r != nil && s.RuntimeProblem == "" {
+			text += ", up " + age(now.Sub(r.StartedAt)) + ", " + countsWords(r.Connections)
+		} else if s.Unit.Since != nil {
+			text += ", up " + age(now.Sub(*s.Unit.Since))
+		}
+		if s.Unit.Restarts > 0 {
+			text += ", " + plural(int(s.Unit.Restarts), "restart")
+		}
+		row("pid", "%s", text)
+	} else if s.Unit.Result != "" && s.Unit.Result != "success" {
+		row("result", "%s", clean(s.Unit.Result))
+	}
+	if r := s.Runtime; r != nil && s.RuntimeProblem == "" {
+		writeRuntime(row, st, r, now)
+	} else if s.Unit.StatusText != "" {
+		row("says", "%s", clean(s.Unit.StatusText))
+	}
+	if t := s.Txn; t != nil {
+		row("upgrade", "%s %s %s, begun %s ago by %s", shortID(t.From), st.marks.arrow, shortID(t.To), age(now.Sub(t.Started)), clean(cmp.Or(t.Who, "?")))
+	}
+	for _, n := range s.Notes {
+		row(st.warn.Render(fmt.Sprintf("%11s", st.marks.warn)), "%s", clean(n.Text))
+		if n.Next != "" {
+			row("", "%s %s", st.note.Render("next:"), clean(n.Next))
+		}
+	}
+}
+
+func writeRuntime(row func(string, string, ...any), st style, r *control.Status, now time.Time) {
+	var sockets []string
+	for _, s := range r.Sockets {
+		text := clean(s.Name) + " " + clean(s.Address)
+		if s.Network != "tcp" {
+			text += "/" + clean(s.Network)
+		}
+		if !s.InUse {
+			text += " (not used)"
+		}
+		sockets = append(sockets, text)
+	}
+	if len(sockets) > 0 {
+		row("sockets", "%s", strings.Join(sockets, ", "))
+	}
+	if h := r.Handoff; h != nil {
+		text := fmt.Sprintf("pid %d %s", h.Candidate, clean(h.Exe))
+		if !h.Deadline.IsZero() {
+			text += ", decided within " + age(max(0, h.Deadline.Sub(now)))
+		}
+		row("candidate", "%s", text)
+	}
+	if p := r.Predecessor; p != nil {
+		row("draining", "pid %d, generation %d: %s left", p.PID, p.Generation, countsWords(p.Connections))
+	}
+}
+
+// phaseWords says what a runtime is doing besides serving.
+func phaseWords(r *control.Status) string {
+	switch r.Phase {
+	case control.Forked:
+		return "waiting for the candidate"
+	case control.Held:
+		return "candidate on probation"
+	case control.Aborting:
+		return "undoing a handoff"
+	}
+	return clean(string(r.Phase))
+}
+
+func countsWords(c control.Counts) string {
+	text := plural(c.Open(), "connection")
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		word string
+	}{{c.Active, "active"}, {c.Idle, "idle"}, {c.Streams, "streaming"}} {
+		if p.n > 0 && p.n != c.Open() {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
+		} else if p.n > 0 {
+			parts = append(parts, p.word)
+		}
+	}
+	if len(parts) > 0 {
+		text += " (" + strings.Join(parts, ", ") + ")"
+	}
+	return text
+}
+
+// releaseName is the version where it says something, and the ID.
+func releaseName(r *releaseStatus) string {
+	name := r.ID
+	if meaningful(r.Version) {
+		name = clean(r.Version) + "  " + name
+	}
+	if r.Damage != "" {
+		name += "  (not usable: " + clean(r.Damage) + ")"
+	}
+	return name
+}
+
+// meaningful: Go writes "(devel)" where it knows no version.
+func meaningful(version string) bool {
+	return !slices.Contains([]string{"", "(devel)", "unknown"}, version)
+}
+
+// shortID is the content part of a release's ID.
+func shortID(id string) string {
+	if _, sum, ok := strings.Cut(id, "-"); ok {
+		return sum
+	}
+	return cmp.Or(id, "nothing")
+}

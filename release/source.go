@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,31 +62,12 @@ func openSource(ctx context.Context, src string) (*source, error) {
 	// A read lease can only be had while nobody has the file open for writing:
 	// the way to notice an scp that is not finished yet. As long as it is held,
 	// whoever wants to write waits (for /proc/sys/fs/lease-break-time at most).
-	// It needs the file's owner or CAP_LEASE and a file system that has leases;
-	// elsewhere the comparison in unchanged must do.
-	if err := in.lease(ctx); err != nil {
+	// Without one the comparison in unchanged must do.
+	if err := lease(ctx, in.f); err != nil {
 		in.f.Close()
 		return nil, err
 	}
 	return in, nil
-}
-
-// lease waits a moment for a writer: one that has closed the file can have
-// forked shortly before, and its child keeps the descriptor until its exec.
-func (in *source) lease(ctx context.Context) error {
-	const tries, pause = 25, 10 * time.Millisecond
-	for range tries {
-		_, err := unix.FcntlInt(in.f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
-		if !errors.Is(err, unix.EAGAIN) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
-		}
-	}
-	return hint(errors.New("is being written by another process"), "wait until the copy or build is finished")
 }
 
 // Close ends the lease as well.

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -265,15 +264,7 @@ func (s *Store) copyProgram(ctx context.Context, d *os.File, in *source) (sum st
 		f.Close()
 		return "", err
 	}
-	// A file that any process holds open for writing cannot be executed
-	// (ETXTBSY). O_CLOEXEC does not close the gap: a child that another
-	// goroutine has forked keeps a copy of the descriptor until its exec. Such
-	// a fork holds ForkLock until then, so wait for it here. (The kernel wakes
-	// the parent of a vfork some microseconds before it closes the child's
-	// descriptors; reading the file once more, which comes next, takes longer.)
-	syscall.ForkLock.Lock()
-	syscall.ForkLock.Unlock() //nolint:staticcheck // empty on purpose
-	return sum, nil
+	return sum, do("settle", func() error { return settle(ctx, d, s.program) })
 }
 
 // checkExecutable refuses a store whose programs the kernel would not run.

@@ -50,7 +50,7 @@ type socketView struct {
 	Name, Unit, FDName, Description       string
 	Listen                                []string
 	Stream, TCP, Wildcard, Specific, Path bool
-	UserManager                           bool
+	UserManager, Named                    bool
 }
 
 // Generate returns the unit files for s, the service first. The same Spec
@@ -115,7 +115,8 @@ func newSocketView(s Spec, g socketGroup) socketView {
 		Format:      formatVersion,
 		Name:        s.Name,
 		Unit:        g.unit,
-		FDName:      g.fdName,
+		Named:       g.fdName != "",
+		FDName:      g.fileDescriptorName(),
 		Description: quoteValue(s.Description),
 		UserManager: s.UserManager,
 	}

@@ -17,8 +17,8 @@ type Listen struct {
 	// Addr is ":8080", "127.0.0.1:80", "[::1]:80", an absolute path, or
 	// "@name" for an abstract unix socket.
 	Addr string
-	// FDName is the name the program finds the socket by. Sockets of one name
-	// share a socket unit. "" stands for the name of the service.
+	// FDName is the name the program finds the socket by; without one it goes
+	// by the address. Sockets of one name share a socket unit.
 	FDName string
 }
 

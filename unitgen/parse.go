@@ -14,15 +14,20 @@ type setting struct {
 	line    int // where it begins, from 1
 }
 
+// A badLine is a line that is no setting. systemd warns and reads on, except
+// after a broken section header, with which it refuses the whole file.
+type badLine struct {
+	section string // it stands in, "" after a broken header
+	line    int
+	text    string // what is wrong
+}
+
 // parseUnit reads unit file text as systemd 252 to 257 do (conf-parser.c):
 // lines end with LF, CR or NUL; a line whose last character is a backslash
 // that is not itself escaped goes on in the next one, over comments in
-// between; comments begin with # or ; and stand alone. An "=" may be followed
-// by anything, so nothing but a broken section header or a line without "=" is
-// an error; systemd ignores the latter with a warning, here it is reported.
-func parseUnit(data []byte) ([]setting, error) {
+// between; comments begin with # or ; and stand alone.
+func parseUnit(data []byte) (all []setting, bad []badLine) {
 	var (
-		all     []setting
 		section string
 		pending string // lines that were continued so far
 		start   int
@@ -55,26 +60,29 @@ func parseUnit(data []byte) ([]setting, error) {
 			continue
 		}
 		if !utf8.ValidString(full) {
-			return nil, fmt.Errorf("line %d: not UTF-8", start)
+			bad = append(bad, badLine{section, start, "not UTF-8"})
+			continue
 		}
 		if full[0] == '[' {
 			name, ok := strings.CutSuffix(full[1:], "]")
-			if !ok {
-				return nil, fmt.Errorf("line %d: section header %q is not closed", start, full)
+			if section = name; !ok {
+				section = ""
+				bad = append(bad, badLine{section, start, fmt.Sprintf("section header %q is not closed", full)})
 			}
-			section = name
 			continue
 		}
 		key, value, ok := strings.Cut(full, "=")
 		if !ok {
-			return nil, fmt.Errorf("line %d: %q is no setting (there is no =)", start, full)
+			bad = append(bad, badLine{section, start, fmt.Sprintf("%q is no setting (there is no =)", full)})
+			continue
 		}
 		if section == "" {
-			return nil, fmt.Errorf("line %d: %q stands before any section", start, full)
+			bad = append(bad, badLine{section, start, fmt.Sprintf("%q stands in no section", full)})
+			continue
 		}
 		all = append(all, setting{section: section, key: strings.TrimRight(key, " \t"), value: strings.TrimLeft(value, " \t"), line: start})
 	}
-	return all, nil
+	return all, bad
 }
 
 // continues reports whether line ends in the middle of an escape, which is what makes

@@ -27,19 +27,21 @@ func TestParseUnit(t *testing.T) {
 		{"mark of order", "\ufeff[A]\nk=v\n", []setting{{"A", "k", "v", 2}}},
 		{"same section twice", "[A]\nk=v\n[B]\nl=w\n[A]\nk=x\n", []setting{{"A", "k", "v", 2}, {"B", "l", "w", 4}, {"A", "k", "x", 6}}},
 	} {
-		got, err := parseUnit([]byte(c.in))
-		if err != nil || !slices.Equal(got, c.want) {
-			t.Errorf("%s: %q, %v; want %q", c.name, got, err, c.want)
+		got, bad := parseUnit([]byte(c.in))
+		if len(bad) > 0 || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, %v; want %q", c.name, got, bad, c.want)
 		}
 	}
-	for in, want := range map[string]string{
-		"[A\nk=v\n":      "line 1: section header",
-		"k=v\n":          "line 1: \"k=v\" stands before any section",
-		"[A]\n\nnoise\n": "line 3: \"noise\" is no setting",
-		"[A]\nk=\xff\n":  "line 2: not UTF-8",
+	// What is wrong is reported, what is right is read nevertheless.
+	for in, want := range map[string]badLine{
+		"k=v\n[B]\nl=w\n":          {"", 1, `"k=v" stands in no section`},
+		"[A]\n\nnoise\n[B]\nl=w\n": {"A", 3, `"noise" is no setting (there is no =)`},
+		"[A]\nk=\xff\n[B]\nl=w\n":  {"A", 2, "not UTF-8"},
+		"[A\n[B]\nl=w\n":           {"", 1, `section header "[A" is not closed`},
 	} {
-		if _, err := parseUnit([]byte(in)); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("parseUnit(%q): %v, want %q", in, err, want)
+		all, bad := parseUnit([]byte(in))
+		if len(bad) != 1 || bad[0] != want || len(all) != 1 || all[0].section != "B" || all[0].value != "w" {
+			t.Errorf("parseUnit(%q): %q, %v, want %v", in, all, bad, want)
 		}
 	}
 }
@@ -59,15 +61,15 @@ func FuzzParseUnit(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		all, err := parseUnit(data)
+		all, bad := parseUnit(data)
 		for _, s := range all {
 			if strings.ContainsAny(s.section+s.key+s.value, "\n\r\x00") {
 				t.Fatalf("%q spans lines", s)
 			}
 		}
-		p, perr := ParsePolicy(File{Path: "x", Data: data})
-		if err != nil && perr == nil {
-			t.Fatalf("the policy of an unreadable file was read: %v", err)
+		p, err := ParsePolicy(File{Path: "x", Data: data})
+		if len(bad) > 0 && err == nil && len(p.Warnings) == 0 {
+			t.Fatalf("nothing was said of %v", bad)
 		}
 		for _, u := range p.Health {
 			if validateHealth(u) != nil {

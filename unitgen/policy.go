@@ -19,8 +19,8 @@ type Policy struct {
 
 	Name    string
 	Runtime Runtime
-	Exec    string   // base name of the program within a release
-	Listen  []Listen // with every FDName filled in
+	Exec    string // base name of the program within a release
+	Listen  []Listen
 
 	Health       []string
 	ReadyTimeout time.Duration
@@ -73,10 +73,13 @@ func (e *PolicyError) Hint() string {
 func ParsePolicy(files ...File) (Policy, error) {
 	r := policyReader{policy: defaultPolicy()}
 	for _, f := range files {
-		all, err := parseUnit(f.Data)
-		if err != nil {
-			r.errs = append(r.errs, fmt.Errorf("read %s: %w", f.Path, err))
-			continue
+		all, bad := parseUnit(f.Data)
+		for _, b := range bad {
+			if b.section == "" || b.section == policySection {
+				r.errs = append(r.errs, &PolicyError{Path: f.Path, Line: b.line, Err: errors.New(b.text)})
+			} else {
+				r.warn(place{f.Path, b.line}, b.text+"; systemd ignores the line", "correct it or remove it")
+			}
 		}
 		for _, s := range all {
 			r.at(f.Path, s)
@@ -84,11 +87,6 @@ func ParsePolicy(files ...File) (Policy, error) {
 	}
 	p := r.policy
 	p.Managed = p.Name != ""
-	for i := range p.Listen {
-		if p.Listen[i].FDName == "" {
-			p.Listen[i].FDName = p.Name
-		}
-	}
 	if p.Managed {
 		r.compare(&p)
 	}

@@ -85,6 +85,7 @@ func TestPolicyErrors(t *testing.T) {
 		"Format=2":                  "newer zdt",
 		"Format=x":                  "not a number",
 		"noise":                     "is no setting",
+		"[X-Zdt":                    "not closed",
 		"Health=http://a/ \\\nftp:": "not a URL",
 	} {
 		p, err := ParsePolicy(service(t, validSpec()), File{Path: "/etc/x.conf", Data: []byte("[X-Zdt]\n" + line + "\n")})
@@ -109,6 +110,7 @@ func TestPolicyErrors(t *testing.T) {
 func TestPolicyWarnings(t *testing.T) {
 	for _, c := range []struct{ dropIn, want string }{
 		{"[X-Zdt]\nBaek=1m\n", "50.conf:2: zdt knows no Baek="},
+		{"[Service]\nnoise\n", "50.conf:2: \"noise\" is no setting (there is no =); systemd ignores the line"},
 		{"[X-Zdt]\nbake=1m\n", "50.conf:2: zdt knows no bake="},
 		{"[X-Zdt]\nDrainTimeout=2m\n", "50.conf:2: DrainTimeout=2m, but the service was told ZDT_DRAIN_TIMEOUT=30s"},
 		{"[Service]\nEnvironment=A=b ZDT_READY_TIMEOUT=10s\n", "but the service was told ZDT_READY_TIMEOUT=10s"},

@@ -52,7 +52,7 @@ func seal(body []byte) []byte {
 func Inspect(data []byte) Provenance {
 	var p Provenance
 	trace := bytes.HasPrefix(data, []byte(firstWords))
-	all, _ := parseUnit(data) // an unreadable file is hand-made or edited, which trace decides
+	all, _ := parseUnit(data) // bad lines make it hand-made or edited, which trace decides
 	for _, s := range all {
 		if s.section != policySection {
 			continue

@@ -91,24 +91,21 @@ func (s Spec) withDefaults() Spec {
 	if s.DrainTimeout == 0 {
 		s.DrainTimeout = DefaultDrainTimeout
 	}
-	s.Listen = slices.Clone(s.Listen)
-	for i := range s.Listen {
-		def(&s.Listen[i].FDName, s.Name)
-	}
 	return s
 }
 
 // ServiceUnit returns the name of the service's unit, NAME.service.
 func (s Spec) ServiceUnit() string { return s.Name + ".service" }
 
-// SocketUnits returns the names of the socket units, NAME.socket first. A
-// socket unit has one FileDescriptorName=, so every further FDName gets a unit
-// of its own, NAME.FDNAME.socket. The dot is there because it cannot occur in a
-// service's name: with a dash, service "web" with a socket "admin" would
-// overwrite the socket of a service "web-admin".
+// SocketUnits returns the names of the socket units, in the order in which
+// Listen mentions them. A socket unit has one FileDescriptorName=, so every FDName
+// needs a unit of its own: NAME.socket for the sockets without a name, or else
+// for the first name, and NAME.FDNAME.socket for the others. The dot is there
+// because it cannot occur in a service's name: with a dash, service "web" with
+// a socket "admin" would overwrite the socket of a service "web-admin".
 func (s Spec) SocketUnits() []string {
 	var units []string
-	for _, g := range s.withDefaults().sockets() {
+	for _, g := range s.sockets() {
 		units = append(units, g.unit)
 	}
 	return units
@@ -117,21 +114,32 @@ func (s Spec) SocketUnits() []string {
 // socketGroup is the sockets that share a name, and so a unit.
 type socketGroup struct {
 	unit   string
-	fdName string
+	fdName string // "": none
 	listen []Listen
+}
+
+// fileDescriptorName is what systemd passes in LISTEN_FDNAMES. Sockets without a name get
+// the unit's own, as from systemd itself; package handoff knows by the suffix
+// that it has to go by the address.
+func (g socketGroup) fileDescriptorName() string {
+	if g.fdName == "" {
+		return g.unit
+	}
+	return g.fdName
 }
 
 // sockets groups s.Listen by name, in the order of first mention.
 func (s Spec) sockets() []socketGroup {
 	var groups []socketGroup
+	unnamed := slices.ContainsFunc(s.Listen, func(l Listen) bool { return l.FDName == "" })
 	for _, l := range s.Listen {
 		i := slices.IndexFunc(groups, func(g socketGroup) bool { return g.fdName == l.FDName })
 		if i < 0 {
+			i = len(groups)
 			unit := s.Name + ".socket"
-			if len(groups) > 0 {
+			if l.FDName != "" && (unnamed || i > 0) {
 				unit = s.Name + "." + l.FDName + ".socket"
 			}
-			i = len(groups)
 			groups = append(groups, socketGroup{unit: unit, fdName: l.FDName})
 		}
 		groups[i].listen = append(groups[i].listen, l)

@@ -99,26 +99,38 @@ func TestValidateJoins(t *testing.T) {
 }
 
 func TestSocketUnits(t *testing.T) {
-	s := validSpec()
-	for _, text := range []string{"udp::53=dns", "127.0.0.1:9090=admin", ":8081", "127.0.0.1:9091=admin"} {
-		l, err := ParseListen(text)
+	for _, c := range []struct{ listen, units, names string }{
+		{"", "", ""},
+		{":80", "web.socket", "web.socket"},
+		{":80=http", "web.socket", "http"},
+		{":80 udp::53", "web.socket", "web.socket"},
+		{":80=http udp::53=dns :81=http", "web.socket web.dns.socket", "http dns"},
+		{":80=http :81", "web.http.socket web.socket", "http web.socket"},
+	} {
+		s := validSpec()
+		s.Listen = nil
+		for _, text := range strings.Fields(c.listen) {
+			l, err := ParseListen(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Listen = append(s.Listen, l)
+		}
+		if got := joinUnits(s.SocketUnits()); got != c.units {
+			t.Errorf("%q: units %q, want %q", c.listen, got, c.units)
+		}
+		files, err := Generate(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Listen = append(s.Listen, l)
-	}
-	want := []string{"web.socket", "web.dns.socket", "web.admin.socket"}
-	if got := s.SocketUnits(); !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-	files, err := Generate(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, f := range files {
-		name := append([]string{"web.service"}, want...)[i]
-		if f.Name != name || f.Path != "/etc/systemd/system/"+name || f.Mode != 0o644 {
-			t.Errorf("file %d: %s %s %o", i, f.Name, f.Path, f.Mode)
+		for i, name := range append([]string{"web.service"}, strings.Fields(c.units)...) {
+			f := files[i]
+			if f.Name != name || f.Path != "/etc/systemd/system/"+name || f.Mode != 0o644 {
+				t.Errorf("%q: file %d: %s %s %o", c.listen, i, f.Name, f.Path, f.Mode)
+			}
+			if i > 0 && !strings.Contains(string(f.Data), "\nFileDescriptorName="+strings.Fields(c.names)[i-1]+"\n") {
+				t.Errorf("%q: not named %q:\n%s", c.listen, strings.Fields(c.names)[i-1], f.Data)
+			}
 		}
 	}
 }
@@ -137,9 +149,9 @@ func FuzzSpec(f *testing.F) {
 			if err != nil {
 				return nil, nil
 			}
-			all, err := parseUnit(files[0].Data)
-			if err != nil {
-				t.Fatal(err)
+			all, bad := parseUnit(files[0].Data)
+			if len(bad) > 0 {
+				t.Fatal(bad)
 			}
 			for _, e := range all {
 				keys = append(keys, e.section+"."+e.key)

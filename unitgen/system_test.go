@@ -224,7 +224,7 @@ func TestSystemService(t *testing.T) {
 				if names, ok := strings.CutPrefix(kv, "LISTEN_FDNAMES="); ok {
 					got := strings.Split(names, ":")
 					slices.Sort(got)
-					if want := slices.Sorted(slices.Values([]string{name, "dns", "local"})); !slices.Equal(got, want) {
+					if want := slices.Sorted(slices.Values([]string{name + ".socket", "dns", "local"})); !slices.Equal(got, want) {
 						t.Errorf("%s: sockets %q, want %q", name, got, want)
 					}
 				}
@@ -365,7 +365,7 @@ func TestSystemUserManager(t *testing.T) {
 		systemctl("daemon-reload")
 		systemctl("enable", "--now", s.ServiceUnit())
 		dir := fmt.Sprintf("/run/user/%d/zdt/notes", guest.UserUID)
-		if r := readReport(t, g, dir+"/report.json"); r.Handoff != "ok" || !slices.Contains(r.Env, "RUNTIME_DIRECTORY="+dir) || !slices.Contains(r.Env, "LISTEN_FDNAMES=notes") {
+		if r := readReport(t, g, dir+"/report.json"); r.Handoff != "ok" || !slices.Contains(r.Env, "RUNTIME_DIRECTORY="+dir) || !slices.Contains(r.Env, "LISTEN_FDNAMES=notes.socket") {
 			t.Errorf("%+v", r)
 		}
 		systemctl("reload", s.ServiceUnit())

@@ -39,7 +39,7 @@ func (s Spec) Validate() error {
 	}
 	if err := ValidateName(s.Name); err != nil {
 		add(err)
-		s.Name = "name" // the defaults made from it shall not be complained about as well
+		s.Name = "name" // the paths made from it shall not be complained about as well
 	}
 	s = s.withDefaults()
 	add(validateText("description", s.Description, 1024))

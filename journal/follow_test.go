@@ -1,3 +1,5 @@
+//go:build linux
+
 package journal
 
 import (
@@ -196,6 +198,22 @@ func TestFollowEnds(t *testing.T) {
 	f.Close()
 	if err := syscall.Kill(pid, 0); err != syscall.ESRCH {
 		t.Errorf("process %d is still there: %v", pid, err)
+	}
+}
+
+// The process that holds the pipe may not be the one that was started, nor in
+// its group: a wrapper in Command.
+func TestFollowEndsWithGrandchild(t *testing.T) {
+	s := newScript(t, exported("c1", "one")+thenHang)
+	s.Command = append([]string{"sh", "-c", `setsid "$0" "$@" & wait`}, s.Command...)
+	f := startFollow(t, s.Query)
+	expect(t, f, "one")
+	pid := s.pid(t, 1)
+	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGKILL) }) // the fake does not mind the hang-up
+	begin := time.Now()
+	f.Close()
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("Close took %v", took)
 	}
 }
 

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -77,9 +78,18 @@ func TestCatalogExplainsEachEvent(t *testing.T) {
 			}
 		}
 	}
-	for _, r := range []Reason{ReasonStart, ReasonExited, ReasonCrashed, ReasonReadyTimeout, ReasonHoldTimeout, ReasonHealth, ReasonRequested,
-		ReasonSignal, ReasonStopping, ReasonProtocol, ReasonResources, ReasonSystemd} {
-		if !strings.Contains(entries[Abort.ID()].prose, "\n  "+string(r)+" ") {
+	// The words are read from the source, so that none can be forgotten.
+	src, err := os.ReadFile("event.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := regexp.MustCompile(`Reason\w+ +Reason = "(.*)"`).FindAllStringSubmatch(string(src), -1)
+	if len(words) < 12 {
+		t.Errorf("found %d reasons only", len(words))
+	}
+	for _, m := range words {
+		r := m[1]
+		if !strings.Contains(entries[Abort.ID()].prose, "\n  "+r+" ") {
 			t.Errorf("the entry for abort does not explain %q", r)
 		}
 	}

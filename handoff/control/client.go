@@ -105,10 +105,14 @@ func (c *Client) Watch(ctx context.Context) iter.Seq2[Status, error] {
 func (c *Client) call(ctx context.Context, req Request) (Status, error) {
 	stop := c.bind(ctx)
 	defer stop()
-	if err := c.send(req); err != nil {
-		return Status{}, contextError(ctx, req.Op, err)
-	}
+	sendErr := c.send(req)
 	st, err := c.receive(req.Op)
+	var refused *Error
+	if sendErr != nil && !errors.As(err, &refused) {
+		// A runtime that denies says so and hangs up without listening; any
+		// other failure to send is the failure.
+		err = sendErr
+	}
 	return st, contextError(ctx, req.Op, err)
 }
 

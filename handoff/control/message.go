@@ -21,6 +21,7 @@ const (
 	CodeNotHeld    = "not-held"    // nothing to commit or abort
 	CodeTxID       = "txid"        // the handoff belongs to another transaction
 	CodeFailed     = "failed"      // tried, and it did not work
+	CodeDenied     = "denied"      // the client is neither root nor the service's user
 )
 
 // Request is one line from a client.

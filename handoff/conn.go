@@ -22,7 +22,7 @@ const (
 type conn struct {
 	tracker *tracker
 	state   atomic.Int32
-	since   atomic.Int64 // unix nanoseconds of the last change of state
+	since   atomic.Int64 // unix nanoseconds of the last change of state or read
 	closed  atomic.Bool
 	net     net.Conn // the connection under it
 }
@@ -34,11 +34,22 @@ func (c *conn) set(s connState) {
 
 func (c *conn) tracked() *conn { return c }
 
-// ended is called once by Close.
-func (c *conn) ended() {
-	if c.closed.CompareAndSwap(false, true) {
+// heard notes that the peer has sent something. An HTTP server calls a
+// connection idle until it has read the whole head of a request, which may come
+// in pieces: a drain must not take one in the middle of it for idle.
+func (c *conn) heard(n int) {
+	if n > 0 {
+		c.since.Store(time.Now().UnixNano())
+	}
+}
+
+// ended ends the tracking; it reports false when it had ended before.
+func (c *conn) ended() bool {
+	first := c.closed.CompareAndSwap(false, true)
+	if first {
 		c.tracker.remove(c)
 	}
+	return first
 }
 
 // tcpConn embeds the concrete type so that ReadFrom and WriteTo stay visible:
@@ -50,12 +61,24 @@ type tcpConn struct {
 
 func (c *tcpConn) Close() error { c.ended(); return c.TCPConn.Close() }
 
+func (c *tcpConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	c.heard(n)
+	return n, err
+}
+
 type unixConn struct {
 	*net.UnixConn
 	conn
 }
 
 func (c *unixConn) Close() error { c.ended(); return c.UnixConn.Close() }
+
+func (c *unixConn) Read(b []byte) (int, error) {
+	n, err := c.UnixConn.Read(b)
+	c.heard(n)
+	return n, err
+}
 
 // trackedConn finds the tracking under whatever was put around a connection
 // (crypto/tls offers NetConn for that).
@@ -77,7 +100,7 @@ func trackedConn(c net.Conn) *conn {
 type tracker struct {
 	mu      sync.Mutex
 	conns   map[*conn]struct{}
-	changed chan struct{} // one token: something ended since the last look
+	changed chan struct{} // one token: the last connection ended
 	// ended counts connections that ended since reset.
 	ended int
 }
@@ -113,8 +136,11 @@ func (t *tracker) remove(c *conn) {
 	t.mu.Lock()
 	delete(t.conns, c)
 	t.ended++
+	last := len(t.conns) == 0
 	t.mu.Unlock()
-	t.wake()
+	if last {
+		t.wake()
+	}
 }
 
 func (t *tracker) wake() {
@@ -176,8 +202,12 @@ func httpState(c net.Conn, s http.ConnState) {
 }
 
 // end closes the connection in place of its owner, whose reads and writes
-// fail from now on; the owner's own Close stays harmless.
-func (c *conn) end() {
-	c.ended()
+// fail from now on; the owner's own Close stays harmless. It reports false when
+// the owner was faster.
+func (c *conn) end() bool {
+	if !c.ended() {
+		return false
+	}
 	c.net.Close()
+	return true
 }

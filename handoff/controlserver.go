@@ -150,7 +150,7 @@ func (c *controlServer) serve(conn *net.UnixConn) {
 	}()
 	peer, err := control.PeerCred(conn)
 	if err != nil || peer.UID != 0 && int(peer.UID) != os.Geteuid() {
-		c.reply(conn, control.Response{Code: "denied", Error: "only root and the service's own user may ask"})
+		c.reply(conn, control.Response{Code: control.CodeDenied, Error: "only root and the service's own user may ask"})
 		return
 	}
 	r := bufio.NewReader(conn)

@@ -2,11 +2,10 @@ package handoff
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
-	"os/signal"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,6 +37,7 @@ type Handoff struct {
 	onDrain   []func(context.Context)
 	onRelease []func(context.Context)
 	unserved  map[any]struct{} // sockets opened and not yet served
+	servers   map[*http.Server]struct{}
 	tasks     int
 	taskEnded *sync.Cond
 
@@ -60,7 +60,7 @@ type program struct {
 //	SIGUSR2           start a handoff
 //	SIGUSR1           abort one that is not committed
 //	SIGTERM, SIGINT   stop gracefully, a candidate too
-//	SIGQUIT           stop at once
+//	SIGQUIT           stop at once, a predecessor that still drains too
 //
 // It takes over every inherited descriptor and removes the variables that
 // describe them from the environment. Call it once, early in main. The error
@@ -74,42 +74,54 @@ func Open(o Options) (*Handoff, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inherited sockets: %w", err)
 	}
+	forgetInheritance()
 	h := &Handoff{
 		opt: o, started: time.Now(), generation: 1, origin: fromSystemd,
 		gate: newGate(gatePaused), tracker: newTracker(),
 		notifier: notifier{os.Getenv("NOTIFY_SOCKET")}, events: newEventLog(o),
-		unserved: make(map[any]struct{}),
-		calls:    make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
+		unserved: make(map[any]struct{}), servers: make(map[*http.Server]struct{}),
+		calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.taskEnded = sync.NewCond(&h.mu)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	if h.program, err = thisProgram(o); err != nil {
-		return nil, err
-	}
-	controlFD := -1
-	if in.predecessor >= 0 {
-		if h.predecessor, err = meetPredecessor(in.predecessor); err != nil {
-			return nil, err
-		}
-		h.generation = h.predecessor.hello.Generation
-		h.origin = fromPredecessor
-		if fd := h.predecessor.hello.ControlFD; fd > 0 {
-			controlFD = fd
-		}
-	}
-	if err := h.sockets.inherit(in.names, h.origin); err != nil {
-		h.abandon()
-		return nil, err
-	}
-	forgetInheritance()
-	if h.control, err = openControl(h, controlFD); err != nil {
+	if err := h.inherit(in); err != nil {
 		h.abandon()
 		return nil, err
 	}
 	m := newMachine(h)
-	signal.Notify(m.signals, watchedSignals()...)
+	m.watch()
 	go m.run()
 	return h, nil
+}
+
+// inherit takes over everything this process was given. Descriptors that it
+// has taken when it fails are abandon's.
+func (h *Handoff) inherit(in inheritance) error {
+	if in.predecessor >= 0 {
+		h.origin = fromPredecessor
+	}
+	// All of it is taken first, so that nothing stays open when the rest fails.
+	errSockets := h.sockets.inherit(in.names, h.origin)
+	var err error
+	if h.program, err = thisProgram(h.opt); err != nil {
+		return err
+	}
+	controlFD := -1
+	if in.predecessor >= 0 {
+		if h.predecessor, err = meetPredecessor(in.predecessor); err != nil {
+			return err
+		}
+		h.generation = h.predecessor.hello.Generation
+		if fd := h.predecessor.hello.ControlFD; fd > 0 {
+			controlFD = fd
+		}
+	}
+	if errSockets != nil {
+		closeFD(controlFD)
+		return errSockets
+	}
+	h.control, err = openControl(h, controlFD)
+	return err
 }
 
 // abandon releases what a failed Open had taken.
@@ -146,7 +158,7 @@ func thisProgram(o Options) (program, error) {
 // Accept waits until READY was said. The caller owns the Listener; the socket
 // under it goes to the successor all the same.
 func (h *Handoff) Listen(name, network, address string) (*Listener, error) {
-	inner, sock, err := h.sockets.listen(h.ctx, name, network, address)
+	inner, sock, err := h.sockets.listen(name, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +170,7 @@ func (h *Handoff) Listen(name, network, address string) (*Listener, error) {
 
 // ListenPacket is Listen for datagram sockets: udp, udp4, udp6 and unixgram.
 func (h *Handoff) ListenPacket(name, network, address string) (*PacketConn, error) {
-	inner, sock, err := h.sockets.listenPacket(h.ctx, name, network, address)
+	inner, sock, err := h.sockets.listenPacket(name, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -170,14 +182,13 @@ func (h *Handoff) ListenPacket(name, network, address string) (*PacketConn, erro
 
 // Ready says that this generation can serve: to the predecessor, which stops
 // accepting, or to systemd. Accept begins to return connections. Calling it
-// again does nothing.
+// again does nothing, nor does calling it when the service stops already: a
+// program that is told to stop while it starts ends well.
 func (h *Handoff) Ready() error {
-	err := errClosed
+	var err error
 	h.do(func(m *machine) { err = m.ready() })
 	return err
 }
-
-var errClosed = errors.New("handoff: this generation is done")
 
 // Generation counts handoffs since the service started: 1, 2, 3 …
 func (h *Handoff) Generation() int { return h.generation }
@@ -230,14 +241,14 @@ func (h *Handoff) served(s any) {
 	all := len(h.unserved) == 0
 	h.mu.Unlock()
 	if all && h.serving.Load() && !h.opt.ManualReady {
-		h.Ready()
+		if err := h.Ready(); err != nil {
+			h.events.logger.Error("say READY", "error", err)
+		}
 	}
 }
 
 func (h *Handoff) closed(s any) {
-	h.mu.Lock()
-	delete(h.unserved, s)
-	h.mu.Unlock()
+	h.served(s) // a socket that nobody serves any more is not waited for
 	switch s := s.(type) {
 	case *Listener:
 		h.sockets.drop(s.socket)

@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -128,17 +129,31 @@ func (m *machine) fromCandidate(msg message, ok bool) {
 	a := m.attempt
 	switch {
 	case !ok:
-		a.gone = true // its exit follows and decides
-	case msg.Type == msgHello:
+		a.gone = true
+		if m.phase == control.Forked || m.phase == control.Held {
+			// Its exit follows and decides. If it does not, the candidate has
+			// closed its Handoff and lives on: it takes no connections, so
+			// this generation must, and it can never be committed.
+			m.h.gate.open()
+			a.setDeadline(goneGrace)
+		}
+	case msg.Type == msgHello && m.phase == control.Forked:
 		if _, err := chooseVersion(msg.Version, msg.MinVersion); err != nil {
 			m.undo(journal.ReasonProtocol, err.Error())
 		}
 	case msg.Type == msgReady && m.phase == control.Forked:
 		m.held()
+	case msg.Type == msgStop && m.phase == control.Held:
+		m.undo(journal.ReasonExited, "the candidate was told to stop")
 	case msg.Type == msgStop && m.phase == control.Draining:
 		m.stop()
+	case msg.Type == msgQuit && m.phase == control.Draining:
+		m.quit()
 	}
 }
+
+// goneGrace is how long a process may take to end after it closed its link.
+const goneGrace = time.Second
 
 // held: the candidate accepts from now on; this generation stops accepting and
 // keeps its listeners and its connections.
@@ -194,6 +209,16 @@ func (m *machine) healthChecked(err error) {
 // leaves a main process that systemd knows.
 func (m *machine) commit() error {
 	a, h := m.attempt, m.h
+	select {
+	case exit := <-a.candidate.exited:
+		// READY was its last word. systemd must not hear of a dead main process.
+		m.candidateExited(exit)
+		return errors.New(m.last.Detail)
+	default:
+	}
+	if a.gone {
+		return errors.New("the candidate has closed its handoff")
+	}
 	pid := a.candidate.process.Pid
 	if err := h.notifier.mainPID(pid, fmt.Sprintf("generation %d: serving, generation %d drains", h.generation+1, h.generation)); err != nil {
 		m.undo(journal.ReasonSystemd, err.Error())
@@ -230,7 +255,7 @@ func (m *machine) undo(reason journal.Reason, detail string) {
 	if a.cancel != nil {
 		a.cancel()
 	}
-	held := m.phase == control.Held
+	held := m.phase == control.Held && !a.gone
 	if reason != journal.ReasonStopping {
 		m.h.gate.open()
 	}
@@ -266,10 +291,12 @@ func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exi
 func (m *machine) expired() {
 	a := m.attempt
 	a.clearDeadline()
-	switch m.phase {
-	case control.Forked:
+	switch {
+	case a.gone && (m.phase == control.Forked || m.phase == control.Held):
+		m.undo(journal.ReasonProtocol, "the candidate closed its handoff and did not end")
+	case m.phase == control.Forked:
 		m.undo(journal.ReasonReadyTimeout, "the candidate did not say READY in time")
-	case control.Held:
+	case m.phase == control.Held:
 		m.undo(journal.ReasonHoldTimeout, "nobody committed the candidate in time")
 	default:
 		a.candidate.signal(os.Kill)
@@ -283,18 +310,24 @@ func (m *machine) candidateExited(exit control.Exit) {
 	if a.cancel != nil {
 		a.cancel()
 	}
+	misfit := m.lastWords()
 	switch m.phase {
 	case control.Forked, control.Held:
 		reason := journal.ReasonCrashed
 		detail := fmt.Sprintf("the candidate ended (%s, %s) before it was committed", exit.Code, exit.Status)
-		if exit.Code == "exited" && exit.Status == "0" {
+		switch {
+		case misfit != nil:
+			reason, detail = journal.ReasonProtocol, misfit.Error()
+		case exit.Code == "exited" && exit.Status == "0":
 			reason = journal.ReasonExited
 		}
 		m.h.gate.open()
 		m.failed(reason, detail, &exit)
 		m.phase = control.Idle
 	case control.Aborting:
-		m.last.Exit = &exit
+		last := *m.last // the old value may be on its way to a client
+		last.Exit = &exit
+		m.last = &last
 		m.phase = control.Idle
 	case control.Draining:
 		m.takeOver(exit)
@@ -302,6 +335,31 @@ func (m *machine) candidateExited(exit control.Exit) {
 	a.candidate.release()
 	m.attempt = nil
 	m.checkFinished()
+}
+
+// lastWords reads what the dead candidate has still said, of which its exit
+// alone would give a wrong account: that it speaks another version, or that it
+// was the service and that its end was wanted.
+func (m *machine) lastWords() (misfit error) {
+	a := m.attempt
+	late := time.NewTimer(goneGrace) // a child that it forked may hold the link open
+	defer late.Stop()
+	for !a.gone {
+		select {
+		case msg, ok := <-a.candidate.messages:
+			switch {
+			case !ok:
+				a.gone = true
+			case msg.Type == msgHello:
+				_, misfit = chooseVersion(msg.Version, msg.MinVersion)
+			case msg.Type == msgStop && a.committed, msg.Type == msgQuit && a.committed:
+				m.fromCandidate(msg, true)
+			}
+		case <-late.C:
+			return misfit
+		}
+	}
+	return misfit
 }
 
 // takeOver: the successor died while this generation still drained. systemd
@@ -321,7 +379,7 @@ func (m *machine) takeOver(exit control.Exit) {
 	m.tookOver = true
 	m.phase = control.Idle
 	h.gate.open()
-	h.control.gate.open()
+	h.control.own()
 	m.reclaim()
 }
 

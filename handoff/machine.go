@@ -21,7 +21,8 @@ import (
 type machine struct {
 	h       *Handoff
 	phase   control.Phase
-	signals chan os.Signal
+	signals [4]chan os.Signal // one for each of watchedSignals' kinds, see watch
+	service bool              // this generation is the service: the first one, or committed
 
 	armed    *control.Arm
 	armTimer *time.Timer
@@ -68,13 +69,26 @@ const killGrace = 2 * time.Second
 
 func newMachine(h *Handoff) *machine {
 	m := &machine{
-		h: h, phase: control.Starting, signals: make(chan os.Signal, 16),
+		h: h, phase: control.Starting, service: h.predecessor == nil,
 		watchers: make(map[chan control.Status]struct{}), predecessor: h.predecessor,
+	}
+	for i := range m.signals {
+		m.signals[i] = make(chan os.Signal, 1)
 	}
 	if p := h.predecessor; p != nil {
 		m.peer = &control.Peer{PID: p.pid, Generation: h.generation - 1}
 	}
 	return m
+}
+
+// watch begins to receive signals. Each kind has a channel of its own: a
+// channel that is full loses what comes next, and a storm of SIGUSR2 must not
+// be what a SIGTERM is lost in. One place is enough, because the kernel too
+// keeps no more than one pending signal of a kind.
+func (m *machine) watch() {
+	for i, kind := range watchedSignals() {
+		signal.Notify(m.signals[i], kind...)
+	}
 }
 
 func (m *machine) run() {
@@ -84,7 +98,13 @@ func (m *machine) run() {
 		select {
 		case f := <-m.h.calls:
 			f(m)
-		case s := <-m.signals:
+		case s := <-m.signals[0]:
+			m.signal(s)
+		case s := <-m.signals[1]:
+			m.signal(s)
+		case s := <-m.signals[2]:
+			m.signal(s)
+		case s := <-m.signals[3]:
 			m.signal(s)
 		case msg, ok := <-m.predecessorMessages():
 			m.fromPredecessor(msg, ok)
@@ -208,28 +228,42 @@ func (m *machine) ready() error {
 func (m *machine) stop() {
 	m.stopped = true
 	switch m.phase {
-	case control.Stopping:
-		return
-	case control.Draining:
+	case control.Stopping, control.Draining:
 		m.drain.hurry(m.h.opt.StopGrace)
 		return
 	case control.Forked, control.Held:
 		m.undo(journal.ReasonStopping, "the service stops")
+	case control.Aborting:
+		m.attempt.candidate.signal(sigStop) // it ends anyway: sooner now
 	}
+	m.leave(m.h.opt.StopGrace)
+}
+
+// leave begins the end of this generation that is not a handoff: the service
+// stops, or this candidate is not wanted. A predecessor that waits for it is
+// told, since it has to end too, or to accept again.
+func (m *machine) leave(grace time.Duration) {
 	if m.predecessor != nil {
 		m.predecessor.link.send(message{Type: msgStop})
 	}
 	m.h.gate.pause()
 	m.phase = control.Stopping
-	m.beginDrain(m.h.opt.StopGrace)
+	m.beginDrain(grace)
 	m.checkFinished()
 }
 
 // quit ends this generation at once. What is open is cut and counted.
 func (m *machine) quit() {
 	m.stopped = true
-	if m.attempt != nil && !m.attempt.committed {
-		m.attempt.candidate.signal(os.Kill)
+	if a := m.attempt; a != nil && !a.committed {
+		a.candidate.signal(os.Kill)
+		select { // reap it; one in an uninterruptible sleep is left to init
+		case <-a.candidate.exited:
+		case <-time.After(killGrace):
+		}
+	}
+	if m.predecessor != nil && m.service {
+		m.predecessor.link.send(message{Type: msgQuit})
 	}
 	if m.drain == nil {
 		m.beginDrain(0)
@@ -239,12 +273,11 @@ func (m *machine) quit() {
 	open, _ := m.h.tracker.snapshot()
 	c := *m.drain.counts.Load()
 	for _, conn := range open {
-		conn.end()
-		c.Cut++
+		count(&c.Cut, conn.end())
 	}
 	c.Idle, c.Active, c.Streams = 0, 0, 0
 	m.drain.counts.Store(&c)
-	m.phase = control.Stopping
+	m.phase, m.drained = control.Stopping, true
 	m.finished = true
 }
 
@@ -278,9 +311,11 @@ func (m *machine) progress() {
 func (m *machine) checkFinished() {
 	switch m.phase {
 	case control.Draining:
-		m.finished = m.drained
+		m.finished = m.finished || m.drained
 	case control.Stopping:
-		m.finished = m.drained && m.attempt == nil && m.predecessor == nil
+		// The service ends with its last generation. A candidate that is not
+		// the service ends alone, and its predecessor serves on.
+		m.finished = m.finished || m.drained && m.attempt == nil && (m.predecessor == nil || !m.service)
 	}
 }
 
@@ -312,7 +347,7 @@ func (m *machine) end() {
 	h.events.write(e)
 	m.publish()
 	h.gate.close()
-	h.control.close(m.stopped && (m.attempt == nil || !m.attempt.committed))
+	h.control.close(m.service && (m.attempt == nil || !m.attempt.committed))
 	if m.attempt != nil {
 		m.attempt.candidate.release()
 	}
@@ -325,7 +360,9 @@ func (m *machine) end() {
 	// Handoff signals stay caught until the process is gone: their default
 	// action would turn a clean exit into a death by signal.
 	signal.Notify(make(chan os.Signal, 1), handoffSignals()...)
-	signal.Stop(m.signals)
+	for _, c := range m.signals {
+		signal.Stop(c)
+	}
 }
 
 // event fills in what all events share.

@@ -22,7 +22,35 @@ import (
 //
 // srv.Shutdown and srv.Close end Serve as they end http.Server.Serve, with
 // http.ErrServerClosed.
+//
+// One srv may serve several listeners, each with a Serve of its own.
 func (h *Handoff) Serve(srv *http.Server, ln net.Listener) error {
+	h.adopt(srv)
+	h.serving.Store(true)
+	err := srv.Serve(ln)
+	select {
+	case <-h.Draining():
+		if !errors.Is(err, net.ErrClosed) {
+			break
+		}
+		// The listener ends with the generation: everything is answered or cut.
+		<-h.Done()
+		srv.Close()
+		return nil
+	default:
+	}
+	return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+}
+
+// adopt chains this generation before srv's hooks, once: a second Serve must
+// not write what the goroutines of the first one read.
+func (h *Handoff) adopt(srv *http.Server) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, ok := h.servers[srv]; ok {
+		return
+	}
+	h.servers[srv] = struct{}{}
 	handler := srv.Handler
 	if handler == nil {
 		handler = http.DefaultServeMux
@@ -40,20 +68,6 @@ func (h *Handoff) Serve(srv *http.Server, ln net.Listener) error {
 			connState(c, s)
 		}
 	}
-	h.serving.Store(true)
-	err := srv.Serve(ln)
-	select {
-	case <-h.Draining():
-		if !errors.Is(err, net.ErrClosed) {
-			break
-		}
-		// The listener ends with the generation: everything is answered or cut.
-		<-h.Done()
-		srv.Close()
-		return nil
-	default:
-	}
-	return fmt.Errorf("serve %s: %w", ln.Addr(), err)
 }
 
 // ListenAndServe is the whole adoption for a program with one HTTP server:

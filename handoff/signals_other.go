@@ -17,8 +17,11 @@ const (
 	sigStop    = noSignal("stop")
 )
 
-// watchedSignals: os.Interrupt stops gracefully everywhere.
-func watchedSignals() []os.Signal { return []os.Signal{os.Interrupt} }
+// watchedSignals: os.Interrupt stops gracefully everywhere. No kind is empty
+// because signal.Notify takes that for all signals.
+func watchedSignals() [4][]os.Signal {
+	return [4][]os.Signal{{sigHandoff}, {sigAbort}, {os.Interrupt}, {sigQuit}}
+}
 
 // handoffSignals is not empty because signal.Notify takes that for all signals.
 func handoffSignals() []os.Signal { return []os.Signal{sigHandoff} }

@@ -14,8 +14,9 @@ const (
 	sigQuit    = syscall.SIGQUIT
 )
 
-func watchedSignals() []os.Signal {
-	return []os.Signal{sigHandoff, sigAbort, sigStop, os.Interrupt, sigQuit}
+// watchedSignals returns the signals by kind.
+func watchedSignals() [4][]os.Signal {
+	return [4][]os.Signal{{sigHandoff}, {sigAbort}, {sigStop, os.Interrupt}, {sigQuit}}
 }
 
 func handoffSignals() []os.Signal { return []os.Signal{sigHandoff, sigAbort} }

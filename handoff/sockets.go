@@ -86,10 +86,10 @@ func (r *sockets) claim(name, network, address string) (*socket, error) {
 	case found != nil:
 		found.inUse = true
 		return found, nil
-	case wrong != "":
-		return nil, fmt.Errorf("inherited socket %q is %s, the program wants %s", name, wrong, network)
 	case taken:
 		return nil, fmt.Errorf("inherited socket %q is in use already", name)
+	case wrong != "":
+		return nil, fmt.Errorf("inherited socket %q is %s, the program wants %s", name, wrong, network)
 	}
 	return nil, nil
 }
@@ -181,7 +181,7 @@ func (r *sockets) close() {
 }
 
 // listen opens the stream socket for name, inherited or bound.
-func (r *sockets) listen(ctx context.Context, name, network, address string) (net.Listener, *socket, error) {
+func (r *sockets) listen(name, network, address string) (net.Listener, *socket, error) {
 	s, err := r.open(name, network, address)
 	if err != nil {
 		return nil, nil, err
@@ -194,11 +194,11 @@ func (r *sockets) listen(ctx context.Context, name, network, address string) (ne
 		keepSocketFile(ln)
 		return ln, s, nil
 	}
-	if network == "unix" {
+	if network == "unix" || network == "unixpacket" {
 		removeStaleSocketFile(address)
 	}
 	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, network, address)
+	ln, err := lc.Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, nil, r.bindError(name, err)
 	}
@@ -212,7 +212,7 @@ func (r *sockets) listen(ctx context.Context, name, network, address string) (ne
 }
 
 // listenPacket is listen for datagram sockets.
-func (r *sockets) listenPacket(ctx context.Context, name, network, address string) (net.PacketConn, *socket, error) {
+func (r *sockets) listenPacket(name, network, address string) (net.PacketConn, *socket, error) {
 	s, err := r.open(name, network, address)
 	if err != nil {
 		return nil, nil, err
@@ -228,7 +228,7 @@ func (r *sockets) listenPacket(ctx context.Context, name, network, address strin
 		removeStaleSocketFile(address)
 	}
 	var lc net.ListenConfig
-	pc, err := lc.ListenPacket(ctx, network, address)
+	pc, err := lc.ListenPacket(context.Background(), network, address)
 	if err != nil {
 		return nil, nil, r.bindError(name, err)
 	}
@@ -274,9 +274,13 @@ func keepSocketFile(ln net.Listener) {
 }
 
 // removeStaleSocketFile removes the file of a unix socket that nobody listens
-// on, left by a process that was killed.
+// on, left by a process that was killed. Connecting alone cannot tell: Linux
+// answers ECONNREFUSED for a file that is no socket at all.
 func removeStaleSocketFile(path string) {
 	if path == "" || path[0] == '@' {
+		return
+	}
+	if st, err := os.Lstat(path); err != nil || st.Mode().Type() != os.ModeSocket {
 		return
 	}
 	c, err := net.Dial("unix", path)

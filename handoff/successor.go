@@ -21,11 +21,17 @@ func (m *machine) fromPredecessor(msg message, ok bool) {
 		m.committed()
 	case msgAbort:
 		if m.phase == control.Candidate || m.phase == control.Starting {
-			m.stop()
+			grace := m.h.opt.IdleGrace // the clients' service goes on
+			if msg.Reason == string(journal.ReasonStopping) {
+				grace = m.h.opt.StopGrace
+			}
+			m.leave(grace)
 		}
 	case msgProgress, msgBye:
 		if msg.Connections != nil {
-			m.peer.Connections = *msg.Connections
+			peer := *m.peer // the old value may be on its way to a client
+			peer.Connections = *msg.Connections
+			m.peer = &peer
 		}
 		m.bye = m.bye || msg.Type == msgBye
 	}
@@ -36,7 +42,7 @@ func (m *machine) committed() {
 	if m.phase != control.Candidate {
 		return
 	}
-	m.phase = control.Idle
+	m.phase, m.service = control.Idle, true
 	m.h.control.own()
 }
 

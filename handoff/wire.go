@@ -22,7 +22,8 @@ import (
 //	incumbent → candidate   commit    you are the service
 //	incumbent → candidate   abort     end: finish what you accepted
 //	incumbent → candidate   progress  how my drain goes
-//	candidate → incumbent   stop      the service stops: end your drain soon
+//	candidate → incumbent   stop      I end: so does the service, or this handoff
+//	candidate → incumbent   quit      the service ends at once, and so do you
 //	incumbent → candidate   bye       my last word, with the final counts
 //
 // The end of the other process shows as the end of the stream.
@@ -40,6 +41,7 @@ const (
 	msgAbort    messageType = "abort"
 	msgProgress messageType = "progress"
 	msgStop     messageType = "stop"
+	msgQuit     messageType = "quit"
 	msgBye      messageType = "bye"
 )
 
@@ -141,23 +143,31 @@ func (l *link) receive() (message, error) {
 // decodeMessage parses one packet.
 func decodeMessage(packet []byte, flags int) (message, error) {
 	if flags&msgTrunc != 0 {
-		return message{}, fmt.Errorf("packet of more than %d bytes", maxPacket)
+		return message{}, fmt.Errorf("%w of more than %d bytes", errPacket, maxPacket)
 	}
 	var m message
 	if err := json.Unmarshal(packet, &m); err != nil {
-		return message{}, fmt.Errorf("packet: %w", err)
+		return message{}, fmt.Errorf("%w: %w", errPacket, err)
 	}
 	if m.Type == "" {
-		return message{}, errors.New("packet without a type")
+		return message{}, fmt.Errorf("%w without a type", errPacket)
 	}
 	return m, nil
 }
+
+// errPacket marks what a peer sent and this side cannot read. A newer peer may
+// send such packets; they are skipped, because taking them for the end of the
+// stream would make of a misunderstanding the death of a generation.
+var errPacket = errors.New("packet")
 
 // pump delivers what arrives until the peer is gone and then closes out.
 func (l *link) pump(out chan<- message, stop <-chan struct{}) {
 	defer close(out)
 	for {
 		m, err := l.receive()
+		if errors.Is(err, errPacket) {
+			continue
+		}
 		if err != nil {
 			return
 		}

@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,10 +14,10 @@ import (
 // nothing protects are left. It returns what it has deleted, also on error.
 //
 // Protected are the current release, the one that Previous would return, the
-// last committed one, those that an open transaction names, those whose program
-// a live process executes, and those whose IDs are in protect. If one of these
-// cannot be found out, nothing is deleted. Releases with Damage count like the
-// others. The caller holds the service's lock.
+// last committed one, those that an open transaction names, those that a live
+// process executes or has open, and those whose IDs are in protect. If one of
+// these cannot be found out, nothing is deleted. Releases with Damage count like
+// the others. The caller holds the service's lock.
 func (s *Store) Prune(ctx context.Context, keep int, protect ...string) ([]Release, error) {
 	removed, err := s.prune(ctx, keep, protect)
 	if err != nil {
@@ -52,10 +51,7 @@ func (s *Store) prune(ctx context.Context, keep int, protect []string) (removed 
 	if err != nil {
 		return nil, err
 	}
-	running, err := executing(releases, os.Geteuid() == 0)
-	if err != nil {
-		return nil, err
-	}
+	running := sync.OnceValues(func() (map[inode]bool, error) { return executing(releases) })
 	var loose []Release
 	for _, r := range list {
 		if safe[r.ID] {
@@ -123,92 +119,4 @@ func (s *Store) protected(protect []string) (map[string]bool, error) {
 		}
 	}
 	return safe, nil
-}
-
-// An inode names a file whatever its path, also in another mount namespace.
-type inode struct {
-	major, minor uint32
-	ino          uint64
-}
-
-// statInode does not follow a link in the last element unless flags say so.
-func statInode(dirfd int, path string, flags, mask int) (inode, error) {
-	var st unix.Statx_t
-	// DONT_SYNC: do not wait for a file server that is gone.
-	if err := unix.Statx(dirfd, path, flags|unix.AT_STATX_DONT_SYNC, mask, &st); err != nil {
-		return inode{}, err
-	}
-	return inode{st.Dev_major, st.Dev_minor, st.Ino}, nil
-}
-
-// executing returns the inodes that processes execute, as far as they can be in
-// the directory releases. all says that the caller may look at every process;
-// else those that it may not look at are left out.
-func executing(releases *os.File, all bool) (map[inode]bool, error) {
-	store, err := statInode(int(releases.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO)
-	if err != nil {
-		return nil, err
-	}
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return nil, err
-	}
-	defer proc.Close()
-	names, err := proc.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	running := make(map[inode]bool)
-	for _, n := range names {
-		if _, err := strconv.Atoi(n); err != nil {
-			continue
-		}
-		exe := "/proc/" + n + "/exe"
-		id, err := statInode(unix.AT_FDCWD, exe, 0, unix.STATX_INO)
-		if err == nil {
-			running[id] = true
-			continue
-		}
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
-			continue // a kernel thread, or gone
-		}
-		if !all && errors.Is(err, unix.EACCES) {
-			continue
-		}
-		// A program on somebody's FUSE mount is closed even to root, but its
-		// device is told to who asks for nothing else.
-		if id, devErr := statInode(unix.AT_FDCWD, exe, 0, 0); devErr == nil &&
-			(id.major != store.major || id.minor != store.minor) {
-			continue
-		}
-		return nil, fmt.Errorf("see what process %s executes: %w", n, err)
-	}
-	return running, nil
-}
-
-// inUse tells whether a file in the release's directory is being executed. It
-// looks at all of them, so that it also works for a damaged release.
-func inUse(releases *os.File, id string, running map[inode]bool) (bool, error) {
-	d, err := openDirAt(int(releases.Fd()), id, id)
-	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return false, err
-	}
-	for _, n := range names {
-		file, err := statInode(int(d.Fd()), n, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-		if err == nil && running[file] {
-			return true, nil
-		}
-	}
-	return false, nil
 }

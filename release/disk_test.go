@@ -1,0 +1,174 @@
+package release
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const mountsEnv = "ZDT_RELEASE_TEST_MOUNTS"
+
+// inOwnMounts runs the calling test again in a process with a mount namespace
+// of its own, so that nothing stays mounted however the test ends. It returns
+// true there, and false to the caller outside, which then is done.
+func inOwnMounts(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(mountsEnv) != "" {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			t.Fatal(err)
+		}
+		return true
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts small file systems")
+	}
+	self, err := os.Executable()
+	do(t, err)
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), mountsEnv+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, unix.EPERM) {
+		t.Skip("needs the right to make mount namespaces")
+	}
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	return false
+}
+
+func TestDiskFull(t *testing.T) {
+	if !inOwnMounts(t) {
+		return
+	}
+	for _, kind := range []struct{ name, options string }{
+		{"no space", "mode=755,size=256k"},
+		{"no inodes", "mode=755,size=16m,nr_inodes=12"},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			dir := t.TempDir()
+			do(t, unix.Mount("tmpfs", dir, "tmpfs", 0, kind.options))
+			defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+			s := createStore(t, dir)
+			v1 := mustStage(t, s, "v1")
+			mustFlip(t, s, v1)
+			mustAppend(t, s, Entry{TxID: testTxID(1), To: v1.ID, Committed: true})
+			full := func(what string, err error) {
+				t.Helper()
+				var h interface{ Hint() string }
+				if !errors.Is(err, unix.ENOSPC) || !errors.As(err, &h) || !strings.Contains(h.Hint(), "full") {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+
+			src := writeSource(t, "v2")
+			if kind.name == "no space" {
+				src = writeSource(t, bigContent('b', 1<<20))
+			} else {
+				fillInodes(t, dir)
+			}
+			before := snapshot(t, dir)
+			_, err := s.Stage(t.Context(), src, StageOptions{})
+			full("stage", err)
+			if after := snapshot(t, dir); after != before {
+				t.Errorf("left behind:\n%s\nwas\n%s", after, before)
+			}
+
+			if kind.name == "no space" {
+				fill(t, filepath.Join(dir, "ballast"))
+				before = snapshot(t, dir)
+				full("stage on a full disk", func() error {
+					_, err := s.Stage(t.Context(), src, StageOptions{})
+					return err
+				}())
+				// So long that it does not fit into the last block.
+				long := Entry{TxID: testTxID(2), Why: strings.Repeat("y", 64<<10)}
+				full("history", s.AppendHistory(long))
+			}
+			full("txn", s.WriteTxn(Txn{TxID: testTxID(2), Phase: PhaseStage, Why: strings.Repeat("z", 8<<10)}))
+			if _, err := s.ReadTxn(); !errors.Is(err, ErrNoTxn) {
+				t.Errorf("txn: %v", err)
+			}
+			h, err := s.History()
+			if err != nil || len(h.Entries) != 1 || len(h.Damage) != 0 {
+				t.Errorf("history: %+v, %v", h, err)
+			}
+			if cur, err := s.Current(); err != nil || cur.ID != v1.ID {
+				t.Errorf("current: %+v, %v", cur, err)
+			}
+			checkSound(t, s)
+			checkTidy(t, s)
+		})
+	}
+}
+
+// fill writes until nothing fits any more.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	do(t, err)
+	defer f.Close()
+	buf := make([]byte, 512)
+	for err == nil {
+		_, err = f.Write(buf)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+}
+
+func fillInodes(t *testing.T, dir string) {
+	t.Helper()
+	for i := 0; ; i++ {
+		f, err := os.Create(filepath.Join(dir, "inode"+strings.Repeat("x", i)))
+		if errors.Is(err, unix.ENOSPC) {
+			return
+		}
+		do(t, err)
+		f.Close()
+	}
+}
+
+func TestMountOptions(t *testing.T) {
+	if !inOwnMounts(t) {
+		return
+	}
+	dir := t.TempDir()
+	do(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, "mode=755,size=4m"))
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	s := createStore(t, dir)
+	before := snapshot(t, dir)
+	_, err := s.Stage(t.Context(), writeSource(t, "v1"), StageOptions{})
+	if err == nil || !strings.Contains(err.Error(), "noexec") {
+		t.Errorf("noexec: %v", err)
+	}
+	if after := snapshot(t, dir); after != before {
+		t.Errorf("left behind:\n%s", after)
+	}
+	do(t, unix.Mount("", dir, "", unix.MS_REMOUNT, "mode=755,size=4m"))
+	v1 := mustStage(t, s, "v1")
+	mustFlip(t, s, v1)
+
+	// Read-only: everything can still be read, and writing says why it fails.
+	do(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "mode=755,size=4m"))
+	if cur, err := s.Current(); err != nil || cur.ID != v1.ID {
+		t.Errorf("current: %v", err)
+	}
+	_, err = s.Stage(t.Context(), writeSource(t, "v2"), StageOptions{})
+	for what, err := range map[string]error{
+		"stage":   err,
+		"txn":     s.WriteTxn(Txn{TxID: testTxID(1), Phase: PhaseStage}),
+		"history": s.AppendHistory(Entry{TxID: testTxID(1)}),
+	} {
+		var h interface{ Hint() string }
+		if !errors.Is(err, unix.EROFS) || !errors.As(err, &h) || !strings.Contains(h.Hint(), "read-only") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

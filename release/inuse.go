@@ -1,0 +1,120 @@
+package release
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// inUse tells whether a process executes a file of the release, or has one open.
+// It looks at all files, so that it also works for a damaged release.
+func inUse(releases *os.File, id string, running func() (map[inode]bool, error)) (bool, error) {
+	d, err := openDirAt(int(releases.Fd()), id, id)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return false, nil // a planted link or file
+	}
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return false, err
+	}
+	for _, n := range names {
+		used, err := fileInUse(d, n, running)
+		if err != nil || used {
+			return used, err
+		}
+	}
+	return false, nil
+}
+
+// fileInUse asks the file, not the processes: the kernel gives a write lease
+// only if nobody else has the file open, and a program that runs is open. That
+// sees into other pid and mount namespaces, and needs no CAP_SYS_PTRACE, without
+// which even root cannot read /proc/PID/exe. Where there are no leases (NFS),
+// /proc must do.
+func fileInUse(d *os.File, name string, running func() (map[inode]bool, error)) (bool, error) {
+	fd, err := unix.Openat(int(d.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOENT) {
+		return false, nil // a link, a socket: nothing to execute
+	}
+	if err != nil {
+		return false, fmt.Errorf("open %s/%s: %w", d.Name(), name, err)
+	}
+	defer unix.Close(fd) // ends the lease
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_WRLCK)
+	if err == nil || errors.Is(err, unix.EAGAIN) {
+		return err != nil, nil
+	}
+	inodes, err := running()
+	if err != nil {
+		return false, err
+	}
+	id, err := statInode(fd, "", unix.AT_EMPTY_PATH, unix.STATX_INO)
+	return inodes[id], err
+}
+
+// An inode names a file whatever its path, also in another mount namespace.
+type inode struct {
+	major, minor uint32
+	ino          uint64
+}
+
+// statInode does not follow a link in the last element unless flags say so.
+func statInode(dirfd int, path string, flags, mask int) (inode, error) {
+	var st unix.Statx_t
+	// DONT_SYNC: do not wait for a file server that is gone.
+	if err := unix.Statx(dirfd, path, flags|unix.AT_STATX_DONT_SYNC, mask, &st); err != nil {
+		return inode{}, err
+	}
+	return inode{st.Dev_major, st.Dev_minor, st.Ino}, nil
+}
+
+// executing returns the inodes that processes execute, as far as they can be in
+// the directory releases. Other users' programs are left out for all but root.
+func executing(releases *os.File) (map[inode]bool, error) {
+	store, err := statInode(int(releases.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO)
+	if err != nil {
+		return nil, err
+	}
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	running := make(map[inode]bool)
+	for _, n := range names {
+		if _, err := strconv.Atoi(n); err != nil {
+			continue
+		}
+		exe := "/proc/" + n + "/exe"
+		id, err := statInode(unix.AT_FDCWD, exe, 0, unix.STATX_INO)
+		if err == nil {
+			running[id] = true
+			continue
+		}
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+			continue // a kernel thread, or gone
+		}
+		if os.Geteuid() != 0 && errors.Is(err, unix.EACCES) {
+			continue
+		}
+		// A program on somebody's FUSE mount is closed even to root, but its
+		// device is told to who asks for nothing else.
+		if id, devErr := statInode(unix.AT_FDCWD, exe, 0, 0); devErr == nil &&
+			(id.major != store.major || id.minor != store.minor) {
+			continue
+		}
+		return nil, fmt.Errorf("see what process %s executes: %w", n, err)
+	}
+	return running, nil
+}

@@ -138,7 +138,9 @@ sockets to the new one, watches over it, and rolls back when that fails.`,
 	})
 	documentExit(root, ExitOK, ExitUsage)
 	root.AddCommand(
+		newUpgradeCmd(f),
 		newStatusCmd(f),
+		newHandoffCmd(f),
 		newVersionCmd(f),
 		newCompletionCmd(f),
 	)

@@ -72,7 +72,7 @@ func clean(s string) string { return journal.Printable(s) }
 // elapsed shows a duration with as many digits as a person reads.
 func elapsed(d time.Duration) string {
 	switch {
-	case d < 0:
+	case d <= 0:
 		return "0 ms"
 	case d < time.Millisecond:
 		return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond))

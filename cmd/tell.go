@@ -26,6 +26,20 @@ func (f *factory) tell(err error) {
 	if failure != nil && failure.Told {
 		return
 	}
+	f.tellText(err)
+	if f.globals.output != outputText {
+		doc := errorDoc{Schema: "zdt.error/1", Outcome: "error", ExitCode: codeOf(err), Error: err.Error(), Hint: hintOf(err)}
+		if failure != nil {
+			doc.Details = failure.Details
+		}
+		f.print(doc)
+	}
+}
+
+// tellText is tell for a person.
+func (f *factory) tellText(err error) {
+	var failure *Failure
+	errors.As(err, &failure)
 	var details []string
 	if failure != nil {
 		details = failure.Details
@@ -44,12 +58,6 @@ func (f *factory) tell(err error) {
 	}
 	if hint != "" {
 		fmt.Fprintln(f.Err, st.note.Render("hint: ")+clean(hint))
-	}
-	if f.globals.output != outputText {
-		f.print(errorDoc{
-			Schema: "zdt.error/1", Outcome: "error", ExitCode: codeOf(err),
-			Error: err.Error(), Details: details, Hint: hint,
-		})
 	}
 }
 

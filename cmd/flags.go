@@ -1,0 +1,74 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// durationFlag is a time.Duration that is not negative.
+type durationFlag time.Duration
+
+// Set reads what Go writes: 90s, 1m30s, 500ms.
+func (d *durationFlag) Set(s string) error {
+	v, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		return errors.New("give a duration such as 30s, 1m30s or 500ms")
+	case v < 0:
+		return errors.New("a duration cannot be negative")
+	}
+	*d = durationFlag(v)
+	return nil
+}
+
+func (d *durationFlag) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return time.Duration(*d).String()
+}
+
+// Type names the flag's value in --help.
+func (d *durationFlag) Type() string { return "D" }
+
+// maybeDuration is a duration that may not be given at all.
+type maybeDuration struct{ value **time.Duration }
+
+// Set reads it as durationFlag does.
+func (m maybeDuration) Set(s string) error {
+	var d durationFlag
+	if err := d.Set(s); err != nil {
+		return err
+	}
+	v := time.Duration(d)
+	*m.value = &v
+	return nil
+}
+
+func (m maybeDuration) String() string { return "" }
+
+// Type names the flag's value in --help.
+func (m maybeDuration) Type() string { return "D" }
+
+// waitFlag is --wait, --wait=D or --wait=forever; negative stands for forever.
+type waitFlag time.Duration
+
+// Set reads a duration or forever.
+func (w *waitFlag) Set(s string) error {
+	if s == "forever" {
+		*w = -1
+		return nil
+	}
+	var d durationFlag
+	if err := d.Set(s); err != nil {
+		return fmt.Errorf("%w, or forever", err)
+	}
+	*w = waitFlag(d)
+	return nil
+}
+
+func (w *waitFlag) String() string { return "" }
+
+// Type names the flag's value in --help.
+func (w *waitFlag) Type() string { return "D" }

@@ -1,0 +1,311 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/journal"
+	"github.com/zdt-dev/zdt/release"
+)
+
+// handoffDoc is the document of zdt handoff.
+type handoffDoc struct {
+	Schema   string   `json:"schema"`  // zdt.handoff/1
+	Outcome  string   `json:"outcome"` // committed, held, aborted, refused, unknown
+	ExitCode ExitCode `json:"exit_code"`
+	Changed  bool     `json:"changed"` // another process serves than before
+	TxID     string   `json:"txid"`
+	Service  string   `json:"service"`
+
+	Incumbent  int           `json:"incumbent"`           // pid
+	Candidate  int           `json:"candidate,omitempty"` // pid
+	Generation int           `json:"generation"`          // of the process that serves at the end
+	Reason     string        `json:"reason,omitempty"`    // a stable word
+	Detail     string        `json:"detail,omitempty"`
+	Exit       *control.Exit `json:"exit,omitempty"`        // how the candidate ended
+	ReadyAfter time.Duration `json:"ready_after,omitempty"` // nanoseconds
+}
+
+func newHandoffCmd(f *factory) *cobra.Command {
+	var timeout durationFlag
+	cmd := &cobra.Command{
+		Use:   "handoff [NAME]",
+		Short: "Hand over to a new process of the same program, and wait",
+		Long: `Have the running program hand its sockets to a new process, and wait for the
+outcome. This is what systemctl reload does: without NAME the service is the one
+whose ExecReload= runs zdt, found by $MAINPID and $RUNTIME_DIRECTORY alone.
+
+The signal (SIGUSR2) is sent only after the control socket has proved that the
+main process can take it. Ctrl-C ends the waiting, not the handoff.
+
+To change to another program use zdt upgrade.`,
+		Example: `  zdt handoff web
+  systemctl reload web
+  ExecReload=/usr/local/bin/zdt handoff      (in the unit)`,
+		Args:              arguments(0, 1, "the NAME of the service"),
+		ValidArgsFunction: f.completeServices(1),
+	}
+	cmd.Flags().Var(&timeout, "timeout", "stop waiting after this long (default: the runtime's own deadlines)")
+	return f.command(cmd, func(ctx context.Context, args []string) error {
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(timeout), errors.Join(errors.New("--timeout passed, the handoff goes on"), context.DeadlineExceeded))
+			defer cancel()
+		}
+		var target handoffTarget
+		var err error
+		if len(args) == 0 {
+			target, err = f.handoffFromInside()
+		} else {
+			target, err = f.handoffByName(ctx, args[0])
+		}
+		if err != nil {
+			return err
+		}
+		return runHandoff(ctx, f, target)
+	}, ExitOK, ExitRefused, ExitRolledBack, ExitNotRestored, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline, ExitInt, ExitTerm)
+}
+
+// handoffTarget is whom to ask for a handoff.
+type handoffTarget struct {
+	pid     int
+	uid     uint32
+	control string // path
+	// reload: zdt runs as ExecReload=. Then an upgrade that has armed the
+	// runtime already is who asked for this reload, through systemd.
+	reload bool
+	status string // the command that shows more
+}
+
+// handoffFromInside finds the service by what systemd puts into the
+// environment of ExecReload=. It needs neither D-Bus nor the store, which the
+// service's user may not reach.
+func (f *factory) handoffFromInside() (handoffTarget, error) {
+	pid, err := strconv.Atoi(f.getenv("MAINPID"))
+	// With several RuntimeDirectory= (a drop-in added some) the first is the one of zdt's unit.
+	dir, _, _ := strings.Cut(f.getenv("RUNTIME_DIRECTORY"), ":")
+	if err != nil || pid <= 0 || !filepath.IsAbs(dir) {
+		return handoffTarget{}, usage(f.zdt()+" handoff NAME", "handoff: NAME is missing ($MAINPID and $RUNTIME_DIRECTORY, which say it in ExecReload=, are not set)")
+	}
+	uid, err := procUID(pid)
+	if err != nil {
+		return handoffTarget{}, fail(ExitRefused, "", "look at main process %d: %w", pid, err)
+	}
+	name := filepath.Base(dir)
+	return handoffTarget{pid: pid, uid: uid, control: filepath.Join(dir, "control.sock"), reload: true, status: "journalctl -e -u " + name + ".service"}, nil
+}
+
+// handoffByName asks systemd.
+func (f *factory) handoffByName(ctx context.Context, arg string) (handoffTarget, error) {
+	name, err := serviceName(arg)
+	if err != nil {
+		return handoffTarget{}, err
+	}
+	p, err := f.paths()
+	if err != nil {
+		return handoffTarget{}, err
+	}
+	bus, err := f.dialSystemd(ctx, f.globals.user)
+	if err != nil {
+		return handoffTarget{}, err
+	}
+	defer bus.Close()
+	u, err := bus.Unit(ctx, name+".service")
+	if err != nil {
+		if u.LoadState == "not-found" {
+			return handoffTarget{}, fail(ExitRefused, f.zdt()+" status", "there is no service %s", name)
+		}
+		return handoffTarget{}, err
+	}
+	if u.MainPID == 0 {
+		return handoffTarget{}, fail(ExitRefused, f.systemctl()+" start "+u.Name, "%s is %s: there is no process to hand over from", u.Name, u.ActiveState)
+	}
+	uid, err := mainUID(u)
+	if err != nil {
+		return handoffTarget{}, fail(ExitRefused, "", "look at main process %d: %w", u.MainPID, err)
+	}
+	return handoffTarget{pid: int(u.MainPID), uid: uid, control: p.Control(name), status: f.zdt() + " status " + name}, nil
+}
+
+func runHandoff(ctx context.Context, f *factory, t handoffTarget) error {
+	doc := handoffDoc{Schema: "zdt.handoff/1", Incumbent: t.pid}
+	err := f.handOver(ctx, t, &doc)
+	if doc.ExitCode = codeOf(err); doc.Outcome == "" {
+		doc.Outcome = "refused"
+		if doc.ExitCode != ExitRefused && doc.ExitCode != ExitBusy {
+			return err // there was nothing to report on
+		}
+	}
+	if f.globals.output != outputText {
+		if perr := f.print(doc); perr != nil {
+			return perr
+		}
+		if err != nil {
+			f.tellText(err)
+			err = &Failure{Code: doc.ExitCode, Err: err, Told: true}
+		}
+		return err
+	}
+	if err == nil {
+		_, err = fmt.Fprintln(f.Out, handoffLine(f.outStyle(), doc))
+	}
+	return err
+}
+
+func handoffLine(st style, d handoffDoc) string {
+	mark := st.good.Render(st.marks.ok)
+	pids := fmt.Sprintf("pid %d %s %d", d.Incumbent, st.marks.arrow, d.Candidate)
+	if d.Outcome == "held" {
+		return fmt.Sprintf("%s %s: the new process is ready and on probation (%s)", mark, clean(d.Service), pids)
+	}
+	return fmt.Sprintf("%s %s handed over %s %s %s generation %d %s ready after %s", mark, clean(d.Service),
+		st.dim.Render(st.marks.dot), pids, st.dim.Render(st.marks.dot), d.Generation, st.dim.Render(st.marks.dot), elapsed(d.ReadyAfter))
+}
+
+// handOver arms, signals and waits, and fills doc with what it sees.
+func (f *factory) handOver(ctx context.Context, t handoffTarget, doc *handoffDoc) error {
+	// The pidfd comes first: whatever is proved afterwards is proved of this
+	// very process, and the signal cannot reach another that got its number.
+	process, err := openPidfd(t.pid)
+	if err != nil {
+		return fail(ExitRefused, t.status, "main process %d: %w", t.pid, err)
+	}
+	defer process.close()
+	client, st, err := f.connectRuntime(ctx, t.control, t.pid, t.uid)
+	if err != nil {
+		return handoffRefusal(t, err)
+	}
+	defer client.Close()
+	doc.Service, doc.Generation = st.Service, st.Generation
+	if doc.TxID, err = armFor(ctx, t, client, st); err != nil {
+		return err
+	}
+	// Watching begins before the signal: no state can be missed.
+	watcher, _, err := f.connectRuntime(ctx, t.control, t.pid, t.uid)
+	if err != nil {
+		return handoffRefusal(t, err)
+	}
+	defer watcher.Close()
+	if err := process.signal(syscall.SIGUSR2); err != nil {
+		return fail(ExitRefused, t.status, "signal main process %d: %w", t.pid, err)
+	}
+	return awaitOutcome(ctx, t, watcher, st, doc)
+}
+
+// handoffRefusal explains why a runtime could not be used.
+func handoffRefusal(t handoffTarget, err error) error {
+	hint := t.status
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fail(ExitNotAuthorised, "run it as root or as the service's user", "ask the runtime: %w", err)
+	case errors.Is(err, errNoRuntime):
+		hint = "the program has to use the handoff library, and the unit needs RuntimeDirectory=zdt/NAME; to restart it: systemctl restart"
+	}
+	return fail(ExitRefused, hint, "%w", err)
+}
+
+// armFor arms the runtime and returns the transaction's ID.
+func armFor(ctx context.Context, t handoffTarget, client *control.Client, st control.Status) (string, error) {
+	if a := st.Armed; t.reload && a != nil && a.Hold {
+		return a.TxID, nil // zdt upgrade's; it asked systemd for this reload
+	}
+	txid, err := release.NewTxID()
+	if err != nil {
+		return "", err
+	}
+	_, err = client.Arm(ctx, control.Arm{TxID: txid})
+	var refused *control.Error
+	switch {
+	case err == nil:
+		return txid, nil
+	case errors.As(err, &refused) && refused.Code == control.CodeBusy:
+		return "", fail(ExitBusy, "wait for it to end: "+t.status, "handoff refused: %s", refused.Text)
+	case errors.As(err, &refused):
+		return "", fail(ExitRefused, t.status, "handoff refused: %s", refused.Text)
+	}
+	return "", fail(ExitRefused, t.status, "arm the runtime: %w", err)
+}
+
+// awaitOutcome watches the incumbent until the transaction doc.TxID is decided.
+func awaitOutcome(ctx context.Context, t handoffTarget, watcher *control.Client, before control.Status, doc *handoffDoc) error {
+	doc.Outcome = "unknown"
+	begun := false
+	for st, err := range watcher.Watch(ctx) {
+		if err != nil && ctx.Err() != nil {
+			return fmt.Errorf("wait for the outcome: %w", err)
+		}
+		if err != nil {
+			return fail(ExitNotRestored, t.status, "the main process went away during the handoff: %w", err)
+		}
+		if h := st.Handoff; h != nil && h.TxID == doc.TxID {
+			begun, doc.Candidate = true, h.Candidate
+			if st.Phase == control.Held && h.Hold {
+				doc.Outcome, doc.ReadyAfter = "held", h.ReadyAt.Sub(h.StartedAt)
+				return nil
+			}
+		}
+		if l := st.Last; l != nil && l.TxID == doc.TxID {
+			return handoffVerdict(t, st, doc)
+		}
+		if begun || st.Armed != nil && st.Armed.TxID == doc.TxID && st.Refused == before.Refused {
+			continue
+		}
+		if st.Refused > before.Refused && (st.Handoff == nil || st.Handoff.TxID != doc.TxID) {
+			doc.Outcome, doc.Reason, doc.Detail = "refused", string(journal.ReasonRefused), st.LastRefusal
+			return fail(ExitBusy, t.status, "handoff refused: %s", st.LastRefusal)
+		}
+		if st.Armed == nil && st.Handoff == nil && st.Attempts == before.Attempts && st.Phase != control.Exited {
+			doc.Outcome = "refused"
+			return fail(ExitRefused, t.status, "main process %d did not react to SIGUSR2", t.pid)
+		}
+	}
+	return fail(ExitNotRestored, t.status, "the main process ended during the handoff")
+}
+
+func handoffVerdict(t handoffTarget, st control.Status, doc *handoffDoc) error {
+	l := st.Last
+	if l.Candidate != 0 {
+		doc.Candidate = l.Candidate
+	}
+	doc.Reason, doc.Detail, doc.Exit, doc.ReadyAfter = l.Reason, l.Detail, l.Exit, l.ReadyAfter
+	if l.Committed {
+		doc.Outcome, doc.Changed, doc.Generation = "committed", true, st.Generation+1
+		return nil
+	}
+	doc.Outcome = "aborted"
+	code := ExitRolledBack
+	if st.Phase == control.Stopping || st.Phase == control.Exited {
+		code = ExitNotRestored
+	}
+	hint := t.status
+	if doc.Candidate != 0 {
+		hint = "what the new process said: journalctl _PID=" + strconv.Itoa(doc.Candidate)
+	}
+	return fail(code, hint, "handoff undone (%s): %s", l.Reason, l.Detail)
+}
+
+// pidfd names one process for as long as it is open, whatever its number is
+// given to afterwards. Not os.FindProcess: where it gets no pidfd it quietly
+// goes on with the number.
+type pidfd int
+
+// openPidfd needs Linux 5.3. The caller closes the descriptor.
+func openPidfd(pid int) (pidfd, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	return pidfd(fd), err
+}
+
+func (p pidfd) signal(s syscall.Signal) error { return unix.PidfdSendSignal(int(p), s, nil, 0) }
+
+func (p pidfd) close() { unix.Close(int(p)) }

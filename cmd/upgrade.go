@@ -1,0 +1,126 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zdt-dev/zdt/upgrade"
+)
+
+// upgradeOptions are the flags of zdt upgrade. A nil duration was not given:
+// the unit's policy decides.
+type upgradeOptions struct {
+	Service string
+	Binary  string // "": the current release, which finishes what was interrupted
+	SHA256  string
+	Why     string
+
+	Bake         *time.Duration
+	ReadyTimeout *time.Duration
+	DrainTimeout *time.Duration
+	Wait         time.Duration // for the lock: 0 not at all, negative without bound
+	Timeout      time.Duration // of the whole; 0: none
+
+	// run carries the transaction out. An error means that there was none to
+	// report on: systemd could not be reached, nobody may do this.
+	run func(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) (upgrade.Report, error)
+}
+
+func newUpgradeCmd(f *factory) *cobra.Command {
+	o := upgradeOptions{run: f.transact}
+	cmd := &cobra.Command{
+		Use:   "upgrade NAME [--binary FILE] [FLAGS]",
+		Short: "Replace a service's program without its clients noticing",
+		Long: `Replace the program of a service without its clients noticing.
+
+zdt copies FILE into the release store, has the running program start it with
+its listening sockets, watches the new one come up (and through the bake), lets
+it take over, and waits until the old one has finished its connections. When
+anything fails before that, the old program serves on as if nothing had been.
+
+Ctrl-C before the new program has taken over undoes the upgrade.`,
+		Example: `  zdt upgrade web --binary ./web-1.4.3
+  zdt upgrade web --binary ./web-1.4.3 --bake 2m -m "fix CVE-2026-1234"
+  zdt upgrade web --binary ./web-1.4.3 --sha256 "$SUM" --wait=5m -o json`,
+		Args:              arguments(1, 1, "the NAME of the service"),
+		ValidArgsFunction: f.completeServices(1),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.Binary, "binary", "", "the new program: a `FILE` (default: the current release)")
+	flags.StringVar(&o.SHA256, "sha256", "", "refuse a FILE with a checksum other than `HEX`")
+	flags.Var(maybeDuration{&o.Bake}, "bake", "watch the new program this long before it takes over (default: Bake= of the unit)")
+	flags.Var(maybeDuration{&o.ReadyTimeout}, "ready-timeout", "time for the new program to get ready (default: the unit's)")
+	flags.Var(maybeDuration{&o.DrainTimeout}, "drain-timeout", "time for the old program to finish (default: the unit's)")
+	flags.Var((*durationFlag)(&o.Timeout), "timeout", "undo the upgrade unless the new program has taken over by then")
+	flags.Var((*waitFlag)(&o.Wait), "wait", "wait for another upgrade of the service to end, at most D")
+	flags.Lookup("wait").NoOptDefVal = "forever"
+	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
+
+	return f.command(cmd, func(ctx context.Context, args []string) error {
+		var err error
+		if o.Service, err = serviceName(args[0]); err != nil {
+			return err
+		}
+		return runUpgrade(ctx, f, o)
+	}, ExitOK, ExitRefused, ExitRolledBack, ExitNotRestored, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline, ExitInt, ExitTerm)
+}
+
+// errTimeout is the cause of a context that --timeout ended.
+var errTimeout = fmt.Errorf("--timeout passed: %w", context.DeadlineExceeded)
+
+func runUpgrade(ctx context.Context, f *factory, o upgradeOptions) error {
+	if o.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, errTimeout)
+		defer cancel()
+	}
+	p := f.startProgress(o.Service)
+	report, err := o.run(ctx, o, p.observe)
+	p.close()
+	if err != nil {
+		return err
+	}
+	code := f.upgradeExit(ctx)(report)
+	report.ExitCode = code
+	if f.globals.output != outputText {
+		if err := f.print(report); err != nil {
+			f.say("zdt: %v", err)
+		}
+	}
+	f.tellReport(report)
+	if code != 0 {
+		return &Failure{Code: ExitCode(code), Err: fmt.Errorf("%s", report.Cause), Told: true}
+	}
+	return nil
+}
+
+// upgradeExit maps reports to exit codes; ctx is the one the upgrade ran with.
+// package upgrade gets it as Engine.ExitCode, so that the history says the same.
+func (f *factory) upgradeExit(ctx context.Context) func(upgrade.Report) int {
+	return func(r upgrade.Report) int { return int(reportCode(r, context.Cause(ctx))) }
+}
+
+// reportCode never gives 0 to what it does not know.
+func reportCode(r upgrade.Report, ended error) ExitCode {
+	switch r.Outcome {
+	case upgrade.Upgraded, upgrade.Unchanged:
+		return ExitOK
+	case upgrade.Refused:
+		return ExitRefused
+	case upgrade.RolledBack:
+		return ExitRolledBack
+	case upgrade.NotRestored:
+		return ExitNotRestored
+	case upgrade.Locked:
+		return ExitBusy
+	case upgrade.Interrupted:
+		if code := codeOf(ended); ended != nil && code != ExitUnexpected {
+			return code
+		}
+		return ExitInterrupted
+	}
+	return ExitUnexpected
+}

@@ -1,0 +1,124 @@
+package cmd
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/zdt-dev/zdt/upgrade"
+)
+
+// tellReport tells the verdict: a good one on stdout as one line, a bad one on
+// stderr: the cause, the candidate's last words, what was done, what to do.
+func (f *factory) tellReport(r upgrade.Report) {
+	st := f.errStyle()
+	if !f.globals.quiet {
+		for _, w := range r.Warnings {
+			fmt.Fprintf(f.Err, "%s %s\n", st.warn.Render("warning:"), clean(w))
+		}
+	}
+	switch {
+	case r.Outcome != upgrade.Upgraded && r.Outcome != upgrade.Unchanged:
+		writeFailedReport(f.Err, st, r)
+	case f.globals.output == outputText:
+		fmt.Fprintln(f.Out, goodReport(f.outStyle(), r))
+	}
+}
+
+// goodReport is the one line an upgrade comes down to.
+func goodReport(st style, r upgrade.Report) string {
+	mark := st.good.Render(st.marks.ok)
+	name := st.bold.Render(r.Service)
+	from, to := releaseNames(r)
+	if r.Outcome == upgrade.Unchanged {
+		return fmt.Sprintf("%s %s %s serves already: nothing to do", mark, name, to)
+	}
+	dot := " " + st.dim.Render(st.marks.dot) + " "
+	parts := []string{
+		fmt.Sprintf("%s %s %s %s %s", mark, name, from, st.marks.arrow, to),
+		fmt.Sprintf("pid %d %s %d", r.Incumbent, st.marks.arrow, r.Candidate),
+	}
+	if c := r.Connections; c != nil {
+		cut := plural(c.Cut, "connection") + " cut"
+		if c.Cut > 0 {
+			cut = st.warn.Render(st.marks.warn + " " + cut)
+		}
+		parts = append(parts, cut)
+	}
+	return strings.Join(append(parts, elapsed(r.EndedAt.Sub(r.StartedAt))), dot)
+}
+
+// releaseNames are the two versions where they tell the releases apart, else
+// the beginnings of their checksums.
+func releaseNames(r upgrade.Report) (from, to string) {
+	f, t := r.From, r.To
+	if f == nil {
+		f = &upgrade.Release{}
+	}
+	if t == nil {
+		t = f
+	}
+	fv, tv := clean(f.Version), clean(t.Version)
+	if r.Outcome == upgrade.Unchanged {
+		fv = ""
+	}
+	if meaningful(tv) && fv != tv && (meaningful(fv) || r.Outcome == upgrade.Unchanged) && len(fv)+len(tv) < 32 {
+		return fv, tv
+	}
+	return shortID(f.ID), shortID(t.ID)
+}
+
+func writeFailedReport(w io.Writer, st style, r upgrade.Report) {
+	where := r.Service
+	if r.Phase != "" {
+		where += ": " + string(r.Phase)
+	}
+	for i, line := range strings.Split(strings.TrimRight(cmp.Or(r.Cause, string(r.Outcome)), "\n"), "\n") {
+		if i == 0 {
+			fmt.Fprintf(w, "%s%s: %s\n", st.bad.Render("zdt: "), where, clean(line))
+		} else {
+			fmt.Fprintf(w, "     %s\n", clean(line))
+		}
+	}
+	if len(r.CandidateLog) > 0 {
+		title := "the new program's last words"
+		if r.Candidate != 0 {
+			title += fmt.Sprintf(" (pid %d)", r.Candidate)
+		}
+		fmt.Fprintf(w, "  %s\n", st.dim.Render(title+":"))
+		bar := st.dim.Render("|")
+		if r.LogCut > 0 {
+			fmt.Fprintf(w, "  %s %s\n", bar, st.dim.Render("("+plural(r.LogCut, "earlier line")+" left out)"))
+		}
+		for _, l := range r.CandidateLog {
+			fmt.Fprintf(w, "  %s %s\n", bar, clean(l))
+		}
+	}
+	fmt.Fprintln(w, verdict(st, r))
+	if r.Hint != "" {
+		fmt.Fprintf(w, "%s%s\n", st.note.Render("hint: "), clean(r.Hint))
+	}
+}
+
+// verdict says in one line what state the service is in, and whether somebody
+// has to get up.
+func verdict(st style, r upgrade.Report) string {
+	action := ""
+	if r.Action != "" {
+		action = ": " + clean(r.Action)
+	}
+	switch r.Outcome {
+	case upgrade.RolledBack:
+		return st.good.Render(st.marks.ok) + " rolled back, healthy on the old release" + action
+	case upgrade.Interrupted:
+		return st.good.Render(st.marks.ok) + " undone" + action
+	case upgrade.Refused:
+		return st.dim.Render(st.marks.todo) + " nothing was changed" + action
+	case upgrade.Locked:
+		return st.dim.Render(st.marks.todo) + " nothing was changed: somebody else works on " + r.Service
+	case upgrade.NotRestored:
+		return st.bad.Render(st.marks.fail+" NOT RESTORED: "+r.Service+" needs a person now") + action
+	}
+	return st.bad.Render(st.marks.fail) + " " + string(r.Outcome) + action
+}

@@ -315,7 +315,7 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
-func TestMustStageInFreshDirectory(t *testing.T) {
+func TestEmptyStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if _, err := Open(filepath.Join(dir, "none"), Options{}); !errors.Is(err, os.ErrNotExist) {

@@ -172,3 +172,44 @@ func TestMountOptions(t *testing.T) {
 		}
 	}
 }
+
+// Containers and the test guests keep everything on an overlay.
+func TestOverlay(t *testing.T) {
+	if !inOwnMounts(t) {
+		return
+	}
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Skip("no sleep(1)")
+	}
+	base := t.TempDir()
+	do(t, unix.Mount("tmpfs", base, "tmpfs", 0, "mode=755,size=16m"))
+	defer func() { _ = unix.Unmount(base, unix.MNT_DETACH) }()
+	dir := func(name string) string { return filepath.Join(base, name) }
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		do(t, os.Mkdir(dir(d), 0o755))
+	}
+	data, err := os.ReadFile(sleep)
+	do(t, err)
+	writeFile(t, filepath.Join(dir("lower"), "program"), string(data), 0o755)
+	err = unix.Mount("overlay", dir("merged"), "overlay", 0,
+		"lowerdir="+dir("lower")+",upperdir="+dir("upper")+",workdir="+dir("work"))
+	if err != nil {
+		t.Skipf("no overlay here: %v", err)
+	}
+	s := createStore(t, filepath.Join(dir("merged"), "zdt"))
+	r, err := s.Stage(t.Context(), filepath.Join(dir("merged"), "program"), StageOptions{})
+	do(t, err)
+	cmd := exec.Command(r.Path, "60")
+	cmd.Args[0] = "sleep"
+	do(t, cmd.Start())
+	removed, err := s.Prune(t.Context(), 0)
+	do(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	if err != nil || len(removed) != 0 {
+		t.Errorf("removed what runs: %+v, %v", removed, err)
+	}
+	if removed, err := s.Prune(t.Context(), 0); err != nil || len(removed) != 1 {
+		t.Errorf("removed %+v, %v", removed, err)
+	}
+}

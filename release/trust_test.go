@@ -249,8 +249,10 @@ func TestDamagedRelease(t *testing.T) {
 	for name, harm := range map[string]func(r Release) error{
 		"no record":  func(r Release) error { return os.Remove(filepath.Join(filepath.Dir(r.Path), recordFile)) },
 		"no program": func(r Release) error { return os.Remove(r.Path) },
-		"truncated":  func(r Release) error { return os.Truncate(r.Path, 1) },
-		"mode":       func(r Release) error { return os.Chmod(r.Path, 0o444) },
+		"truncated": func(r Release) error {
+			return errors.Join(os.Chmod(r.Path, 0o755), os.Truncate(r.Path, 1), os.Chmod(r.Path, 0o555))
+		},
+		"mode": func(r Release) error { return os.Chmod(r.Path, 0o444) },
 		"garbage": func(r Release) error {
 			path := filepath.Join(filepath.Dir(r.Path), recordFile)
 			return errors.Join(os.Remove(path), os.WriteFile(path, []byte("{"), 0o444))

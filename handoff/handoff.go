@@ -88,6 +88,9 @@ func Open(o Options) (*Handoff, error) {
 		h.abandon()
 		return nil, err
 	}
+	if h.predecessor == nil {
+		h.control.gate.open() // a status tells that it starts
+	}
 	m := newMachine(h)
 	m.watch()
 	go m.run()

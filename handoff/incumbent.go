@@ -298,6 +298,8 @@ func (m *machine) expired() {
 		m.undo(journal.ReasonReadyTimeout, "the candidate did not say READY in time")
 	case m.phase == control.Held:
 		m.undo(journal.ReasonHoldTimeout, "nobody committed the candidate in time")
+	case m.phase == control.Draining:
+		m.checkFinished()
 	default:
 		a.candidate.signal(os.Kill)
 	}

@@ -217,7 +217,6 @@ func (m *machine) ready() error {
 			return err
 		}
 		m.phase = control.Idle
-		m.h.control.gate.open()
 	}
 	m.h.gate.open()
 	return nil
@@ -230,6 +229,7 @@ func (m *machine) stop() {
 	switch m.phase {
 	case control.Stopping, control.Draining:
 		m.drain.hurry(m.h.opt.StopGrace)
+		m.checkFinished()
 		return
 	case control.Forked, control.Held:
 		m.undo(journal.ReasonStopping, "the service stops")
@@ -311,12 +311,37 @@ func (m *machine) progress() {
 func (m *machine) checkFinished() {
 	switch m.phase {
 	case control.Draining:
-		m.finished = m.finished || m.drained
+		m.finished = m.finished || m.drained && m.settled()
 	case control.Stopping:
 		// The service ends with its last generation. A candidate that is not
 		// the service ends alone, and its predecessor serves on.
 		m.finished = m.finished || m.drained && m.attempt == nil && (m.predecessor == nil || !m.service)
 	}
+}
+
+// settleTime is how long an incumbent stays at least after the commit. With no
+// connection to finish it would be gone within a millisecond, and a successor
+// for which READY was the last thing it did right would find nobody to take over.
+const settleTime = 50 * time.Millisecond
+
+// settled reports whether a successor that lives may be left alone. While it may
+// not, a deadline brings the question up again.
+func (m *machine) settled() bool {
+	a := m.attempt
+	if a == nil || m.stopped {
+		return true
+	}
+	select {
+	case exit := <-a.candidate.exited:
+		m.candidateExited(exit)
+		return false
+	default:
+	}
+	left := settleTime - time.Since(m.drain.started)
+	if left > 0 && a.deadline == nil {
+		a.setDeadline(left)
+	}
+	return left <= 0
 }
 
 // end says the last words and releases everything.

@@ -1,0 +1,683 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/journal"
+)
+
+// Handoffs between real processes, from the signal to the end of a generation.
+
+func TestHandoff(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, quick(serviceConfig{}))
+	first := s.startReady()
+	if first.Generation != 1 || first.Sockets[0].Origin != boundHere {
+		t.Errorf("first generation: %+v", first)
+	}
+	s.nextWorks()
+	second := s.mustStatus()
+	if second.Sockets[0].Origin != fromPredecessor || !second.Sockets[0].InUse || second.Sockets[0].Address != s.addr {
+		t.Errorf("sockets of the second generation: %+v", second.Sockets)
+	}
+	s.nextWorks()
+
+	// The order in which systemd heard of it, and from whom.
+	var story []string
+	names := map[int]string{0: "?", first.PID: "g1", second.PID: "g2", s.mustStatus().PID: "g3"}
+	for _, n := range s.systemd.all() {
+		var words []string
+		for line := range strings.SplitSeq(n.text, "\n") {
+			key, value, _ := strings.Cut(line, "=")
+			switch key {
+			case "MAINPID":
+				words = append(words, "MAINPID="+names[atoi(value)])
+			case "STATUS":
+			default:
+				words = append(words, line)
+			}
+		}
+		if !n.accepted && n.text != "BARRIER=1" {
+			words = append(words, "(ignored)")
+		}
+		story = append(story, names[n.pid]+": "+strings.Join(words, " "))
+	}
+	want := []string{
+		"g1: READY=1",
+		"g1: MAINPID=g2 READY=1 NOTIFYACCESS=all", "g1: BARRIER=1", "g2: NOTIFYACCESS=main",
+		"g2: MAINPID=g3 READY=1 NOTIFYACCESS=all", "g2: BARRIER=1", "g3: NOTIFYACCESS=main",
+	}
+	if got, want := strings.Join(story, "\n"), strings.Join(want, "\n"); got != want {
+		t.Errorf("systemd heard\n%s\nwant\n%s", got, want)
+	}
+	for _, n := range s.systemd.all() {
+		if strings.Contains(n.text, "STOPPING") {
+			t.Errorf("a generation told systemd %q", n.text)
+		}
+	}
+	s.signal(s.mustStatus().PID, syscall.SIGTERM)
+	s.awaitEmpty()
+	if _, err := os.Lstat(s.controlPath()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("control socket after the end of the service: %v", err)
+	}
+}
+
+func atoi(s string) int {
+	n := 0
+	fmt.Sscanf(s, "%d", &n)
+	return n
+}
+
+// A handoff must not wait for systemd for ever; and once MAINPID is in its
+// queue there is no way back.
+func TestSystemdDoesNotAnswer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the time-out of the barrier")
+	}
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	s.systemd.mu.Lock()
+	s.systemd.deaf = true
+	s.systemd.mu.Unlock()
+	s.nextWorks()
+}
+
+func TestSystemdIsGone(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	if err := os.Rename(s.systemd.path, s.systemd.path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s.signal(s.mustStatus().PID, syscall.SIGUSR2)
+	s.awaitFailure(string(journal.ReasonSystemd))
+	if err := os.Rename(s.systemd.path+".away", s.systemd.path); err != nil {
+		t.Fatal(err)
+	}
+	s.nextWorks()
+}
+
+func TestBadCandidates(t *testing.T) {
+	elf := func(t *testing.T, s *stage, change func([]byte)) string {
+		data, err := os.ReadFile(s.play("service-next"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(data)
+		path := filepath.Join(s.dir, "changed")
+		if err := os.WriteFile(path, data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, tt := range []struct {
+		name    string
+		role    string
+		file    func(t *testing.T, s *stage) string
+		cfg     serviceConfig
+		reason  journal.Reason
+		exit    string
+		started bool
+	}{
+		{name: "crashes at start", role: "crash", reason: journal.ReasonCrashed, exit: "exited 1"},
+		{name: "exits 0", role: "exit0", reason: journal.ReasonExited, exit: "exited 0"},
+		{name: "hangs", role: "hang", cfg: serviceConfig{ReadyTimeout: 300 * time.Millisecond}, reason: journal.ReasonReadyTimeout, exit: "killed TERM"},
+		{name: "hangs and ignores SIGTERM", role: "deaf-to-term", cfg: serviceConfig{ReadyTimeout: 300 * time.Millisecond}, reason: journal.ReasonReadyTimeout, exit: "killed KILL"},
+		{name: "speaks another wire", role: "other-wire", reason: journal.ReasonProtocol},
+		{name: "is missing", file: func(t *testing.T, s *stage) string { return filepath.Join(s.dir, "no-such-file") }, reason: journal.ReasonStart},
+		{name: "is a directory", file: func(t *testing.T, s *stage) string { return s.dir }, reason: journal.ReasonStart},
+		{name: "is not executable", file: func(t *testing.T, s *stage) string {
+			path := filepath.Join(s.dir, "plain")
+			if err := os.WriteFile(path, []byte("#!/bin/sh\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}, reason: journal.ReasonStart},
+		{name: "is for another architecture", file: func(t *testing.T, s *stage) string {
+			return elf(t, s, func(b []byte) { b[18], b[19] = 0xf3, 0 }) // e_machine: RISC-V
+		}, reason: journal.ReasonStart},
+		{name: "is cut off", file: func(t *testing.T, s *stage) string {
+			path := filepath.Join(s.dir, "empty")
+			if err := os.WriteFile(path, nil, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}, reason: journal.ReasonStart},
+		{name: "has no interpreter", file: func(t *testing.T, s *stage) string {
+			path := filepath.Join(s.dir, "script")
+			if err := os.WriteFile(path, []byte("#!/no/such/interpreter\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}, reason: journal.ReasonStart},
+		{name: "is not healthy", role: "service-next", cfg: serviceConfig{HealthFile: "sick"}, reason: journal.ReasonHealth, exit: "exited 0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, quick(tt.cfg))
+			if s.cfg.HealthFile != "" {
+				s.cfg.HealthFile = filepath.Join(s.dir, s.cfg.HealthFile)
+				if err := os.WriteFile(s.cfg.HealthFile, nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := s.startReady()
+			if tt.file != nil {
+				s.flip(tt.file(t, s))
+			} else {
+				s.flip(tt.role)
+			}
+			s.signal(before.PID, syscall.SIGUSR2)
+			st := s.awaitFailure(string(tt.reason))
+			if st.PID != before.PID || st.Attempts != 1 {
+				t.Errorf("after the failure: %+v", st)
+			}
+			exit := ""
+			if st.Last.Exit != nil {
+				exit = st.Last.Exit.Code + " " + st.Last.Exit.Status
+			}
+			if tt.exit != "" && exit != tt.exit {
+				t.Errorf("candidate's exit %q, want %q", exit, tt.exit)
+			}
+			if got := s.processes(); len(got) != 1 {
+				t.Errorf("processes left: %v", got)
+			}
+			if got, want := s.get("/"), fmt.Sprintf("1 %d", before.PID); got != want {
+				t.Errorf("GET / = %q, want %q", got, want)
+			}
+			if got := s.systemd.mainPID(); got != before.PID {
+				t.Errorf("systemd's main process: %d, want %d", got, before.PID)
+			}
+			os.Remove(s.cfg.HealthFile)
+			s.nextWorks()
+		})
+	}
+}
+
+// READY can be the last word of a candidate. Whether its death is noticed
+// before or after the commit, the incumbent serves on.
+func TestCandidateCrashesRightAfterReady(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	pid := s.mustStatus().PID
+	for range 5 {
+		s.flip("crash-after-ready")
+		attempts := s.mustStatus().Attempts
+		s.signal(pid, syscall.SIGUSR2)
+		st := s.await("serving after the crash", func(st control.Status) bool {
+			return st.Attempts > attempts && st.Phase == control.Idle && st.Last != nil && !st.Last.Committed
+		})
+		if st.PID != pid || st.Last.Reason != string(journal.ReasonCrashed) || st.Last.Exit == nil || st.Last.Exit.Status != "1" {
+			t.Errorf("after the crash: %+v, %+v", st, st.Last)
+		}
+		if got, want := s.get("/"), fmt.Sprintf("1 %d", pid); got != want {
+			t.Errorf("GET / = %q, want %q", got, want)
+		}
+		eventually(t, "systemd knows the incumbent as main process", func() bool { return s.systemd.mainPID() == pid })
+	}
+	s.nextWorks()
+}
+
+func TestCandidateCrashesWhileHeld(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	st := s.hold("t1")
+	s.signal(st.Handoff.Candidate, syscall.SIGKILL)
+	after := s.awaitFailure(string(journal.ReasonCrashed))
+	if after.Last.Exit.Code != "killed" || after.Last.Exit.Status != "KILL" || after.Last.TxID != "t1" || after.Last.ReadyAfter <= 0 {
+		t.Errorf("outcome: %+v", after.Last)
+	}
+	s.nextWorks()
+}
+
+// systemd cannot see the death of a main process that is not its child.
+func TestSuccessorDiesWhilePredecessorDrains(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{DrainTimeout: patience})
+	first := s.mustStatus()
+	slow := make(chan string, 1)
+	go func() { slow <- s.getQuietly("/slow?for=1500ms") }()
+	s.await("busy", func(st control.Status) bool { return st.Connections.Active == 1 })
+	s.flip("service-next")
+	s.signal(first.PID, syscall.SIGUSR2)
+	second := s.await("generation 2", func(st control.Status) bool { return st.Generation == 2 && st.Phase == control.Idle })
+	if second.Predecessor == nil || second.Predecessor.PID != first.PID {
+		t.Errorf("predecessor: %+v", second.Predecessor)
+	}
+	s.await("told of the predecessor's drain", func(st control.Status) bool {
+		return st.Predecessor != nil && st.Predecessor.Connections.Active == 1
+	})
+	s.signal(second.PID, syscall.SIGKILL)
+	st := s.await("taken over", func(st control.Status) bool { return st.TookOver && st.Phase == control.Idle })
+	if st.PID != first.PID || st.Generation != 1 {
+		t.Errorf("after the takeover: %+v", st)
+	}
+	if got, want := s.get("/"), fmt.Sprintf("1 %d", first.PID); got != want {
+		t.Errorf("GET / = %q, want %q", got, want)
+	}
+	if got := <-slow; got != "1 done" {
+		t.Errorf("slow request: %q", got)
+	}
+	eventually(t, "systemd knows the incumbent as main process", func() bool { return s.systemd.mainPID() == first.PID })
+	// Clients hold the peer of the control socket against systemd's main process.
+	if peer := s.mustClient().Peer(); peer.PID != first.PID {
+		t.Errorf("control socket's peer %d, want %d", peer.PID, first.PID)
+	}
+	if _, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) { return c.Reclaim(ctx) }); err != nil {
+		t.Errorf("reclaim: %v", err)
+	}
+	s.nextWorks()
+}
+
+// getQuietly is get for goroutines.
+func (s *stage) getQuietly(path string) string {
+	resp, err := fresh().Get("http://" + s.addr + path)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	b := make([]byte, 1024)
+	n, _ := resp.Body.Read(b)
+	return string(b[:n])
+}
+
+// A candidate that gives up its Handoff and lives on serves nobody, so the
+// incumbent has to, whatever the deadline of the hold.
+func TestCandidateClosesItsHandoff(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	pid := s.mustStatus().PID
+	s.armAndSignal(pid, control.Arm{TxID: "t1", Exe: "closes-handoff", Hold: true, HoldFor: patience})
+	s.await("held", func(st control.Status) bool { return st.Phase == control.Held })
+	if got, want := s.get("/"), fmt.Sprintf("1 %d", pid); got != want {
+		t.Errorf("GET / = %q, want %q", got, want)
+	}
+	s.awaitFailure(string(journal.ReasonProtocol))
+	s.nextWorks()
+}
+
+func TestIncumbentDiesWhileHeld(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	st := s.hold("t1")
+	s.signal(st.PID, syscall.SIGKILL)
+	s.awaitExit(st.PID, "killed KILL")
+	next := s.awaitGeneration(2)
+	if next.PID != st.Handoff.Candidate {
+		t.Errorf("pid %d, want the candidate's %d", next.PID, st.Handoff.Candidate)
+	}
+	if got, want := s.get("/"), fmt.Sprintf("2 %d", next.PID); got != want {
+		t.Errorf("GET / = %q, want %q", got, want)
+	}
+	s.systemd.setMain(next.PID) // a real systemd would have ended the unit
+	s.nextWorks()
+}
+
+func TestIncumbentDiesWhileCandidateStarts(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, quick(serviceConfig{}))
+	s.startReady()
+	st := s.mustStatus()
+	s.cfg.Unready = true
+	s.armAndSignal(st.PID, control.Arm{TxID: "t1", Exe: "hang"})
+	s.await("forked", func(st control.Status) bool { return st.Phase == control.Forked })
+	s.signal(st.PID, syscall.SIGKILL)
+	s.awaitExit(st.PID, "killed KILL")
+	// The hanging one ends with its unit; here the stage does it.
+}
+
+// One handoff, whatever the number of signals; and a SIGTERM is not lost
+// among them.
+func TestSignalStorm(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	pid := s.mustStatus().PID
+	s.armAndSignal(pid, control.Arm{TxID: "t1", Exe: "service-next", Hold: true, HoldFor: patience})
+	for i := range 500 {
+		s.signal(pid, syscall.SIGUSR2)
+		if i%10 == 0 {
+			time.Sleep(time.Millisecond) // the kernel keeps one pending signal of a kind
+		}
+	}
+	st := s.await("held", func(st control.Status) bool { return st.Phase == control.Held && st.Refused > 0 })
+	if st.Attempts != 1 || st.LastRefusal == "" || len(s.processes()) != 2 {
+		t.Errorf("attempts %d, refused %d (%s), processes %v", st.Attempts, st.Refused, st.LastRefusal, s.processes())
+	}
+	if _, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) { return c.Commit(ctx, "t1") }); err != nil {
+		t.Fatal(err)
+	}
+	second := s.awaitGeneration(2)
+	s.awaitExit(pid, "exited 0")
+
+	storm := make(chan struct{})
+	go func() {
+		defer close(storm)
+		for range 2000 {
+			if unix.Kill(second.PID, syscall.SIGUSR2) != nil {
+				return
+			}
+		}
+	}()
+	s.signal(second.PID, syscall.SIGTERM)
+	<-storm
+	s.awaitExit(second.PID, "exited 0")
+	s.awaitEmpty()
+}
+
+func TestAbort(t *testing.T) {
+	for _, how := range []string{"signal", "control"} {
+		for _, when := range []string{"forked", "held"} {
+			t.Run(how+" while "+when, func(t *testing.T) {
+				t.Parallel()
+				s := stand(t, serviceConfig{DrainTimeout: patience})
+				st := s.mustStatus()
+				abort := func() {
+					if how == "signal" {
+						s.signal(st.PID, syscall.SIGUSR1)
+						return
+					}
+					if _, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) {
+						return c.Abort(ctx, "t1", "changed my mind")
+					}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if when == "forked" {
+					s.armAndSignal(st.PID, control.Arm{TxID: "t1", Exe: "hang"})
+					s.await("forked", func(st control.Status) bool { return st.Phase == control.Forked })
+					abort()
+				} else {
+					held := s.hold("t1")
+					// The candidate has accepted a request; it finishes it.
+					slow := make(chan string, 1)
+					reached := make(chan struct{})
+					go func() {
+						close(reached)
+						slow <- s.getQuietly("/slow?for=700ms")
+					}()
+					<-reached
+					eventually(t, "the candidate is busy", func() bool { return s.establishedBy(held.Handoff.Candidate) > 0 })
+					abort()
+					eventually(t, "the incumbent accepts", func() bool { return s.get("/") == fmt.Sprintf("1 %d", st.PID) })
+					if now := s.mustStatus(); now.Phase != control.Aborting {
+						t.Errorf("phase %s, want %s", now.Phase, control.Aborting)
+					}
+					if got := <-slow; got != "2 done" {
+						t.Errorf("request that the candidate had accepted: %q", got)
+					}
+				}
+				want := map[string]journal.Reason{"signal": journal.ReasonSignal, "control": journal.ReasonRequested}[how]
+				after := s.awaitFailure(string(want))
+				if when == "held" && after.Last.Exit.Status != "0" {
+					t.Errorf("candidate's exit: %+v", after.Last.Exit)
+				}
+				// Nothing waits for decisions any more.
+				_, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) { return c.Abort(ctx, "", "") })
+				checkCode(t, err, control.CodeNotHeld)
+				s.nextWorks()
+			})
+		}
+	}
+}
+
+// establishedBy counts the TCP connections of a process, by its descriptors,
+// beyond the listening socket.
+func (s *stage) establishedBy(pid int) int {
+	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	table, _ := os.ReadFile("/proc/net/tcp")
+	n := 0
+	for _, e := range entries {
+		to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, e.Name()))
+		inode, ok := strings.CutPrefix(to, "socket:[")
+		if !ok {
+			continue
+		}
+		inode = strings.TrimSuffix(inode, "]")
+		for line := range strings.SplitSeq(string(table), "\n") {
+			f := strings.Fields(line)
+			if len(f) > 9 && f[9] == inode && f[3] == "01" {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func checkCode(t *testing.T, err error, want string) {
+	t.Helper()
+	var refused *control.Error
+	if !errors.As(err, &refused) || refused.Code != want {
+		t.Errorf("error %v, want code %q", err, want)
+	}
+}
+
+func TestHoldDeadline(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	s.armAndSignal(s.mustStatus().PID, control.Arm{TxID: "t1", Exe: "service-next", Hold: true, HoldFor: 200 * time.Millisecond})
+	st := s.awaitFailure(string(journal.ReasonHoldTimeout))
+	if st.Last.Exit == nil || st.Last.Exit.Status != "0" {
+		t.Errorf("candidate's exit: %+v", st.Last.Exit)
+	}
+	s.nextWorks()
+}
+
+// An aborted candidate must leave the control socket of its incumbent alone.
+func TestAbortKeepsControlSocket(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	s.hold("t1")
+	s.signal(s.mustStatus().PID, syscall.SIGUSR1)
+	s.awaitFailure(string(journal.ReasonSignal))
+	if _, err := os.Lstat(s.controlPath()); err != nil {
+		t.Fatal(err)
+	}
+	s.hold("t2")
+	if _, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) { return c.Commit(ctx, "t2") }); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitGeneration(2)
+}
+
+func TestCommit(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{})
+	pid := s.mustStatus().PID
+	commit := func(txid string) error {
+		_, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) { return c.Commit(ctx, txid) })
+		return err
+	}
+	arm := func(txid string) error {
+		_, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) {
+			return c.Arm(ctx, control.Arm{TxID: txid, Hold: true})
+		})
+		return err
+	}
+	checkCode(t, commit("t1"), control.CodeNotHeld)
+	if err := arm("t0"); err != nil {
+		t.Fatal(err)
+	}
+	checkCode(t, arm("t1"), control.CodeBusy)
+	if _, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) { return c.Disarm(ctx, "t1") }); err != nil {
+		t.Fatal(err)
+	}
+	if s.mustStatus().Armed == nil {
+		t.Error("disarmed by another transaction")
+	}
+	if st, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) { return c.Disarm(ctx, "t0") }); err != nil || st.Armed != nil {
+		t.Errorf("disarm: %+v, %v", st.Armed, err)
+	}
+	held := s.hold("t1")
+	checkCode(t, commit("t2"), control.CodeTxID)
+	checkCode(t, arm("t2"), control.CodeBusy)
+	if now := s.mustStatus(); now.Phase != control.Held {
+		t.Errorf("phase %s, want %s", now.Phase, control.Held)
+	}
+	if held.Armed != nil || held.Handoff.TxID != "t1" || !held.Handoff.Hold || held.Handoff.Deadline.IsZero() {
+		t.Errorf("held: %+v", held.Handoff)
+	}
+	if got, want := s.get("/"), fmt.Sprintf("2 %d", held.Handoff.Candidate); got != want {
+		t.Errorf("GET / while held = %q, want %q", got, want)
+	}
+	if err := commit("t1"); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitExit(pid, "exited 0")
+	s.awaitGeneration(2)
+	checkCode(t, commit("t1"), control.CodeNotHeld)
+}
+
+// In the end there is no process left, and each that was not killed has ended
+// well, whatever the moment at which the service is stopped and whoever is told.
+func TestStopInEveryPhase(t *testing.T) {
+	busy := serviceConfig{DrainTimeout: patience, IdleGrace: patience} // ends only because it is told to stop
+	for _, tt := range []struct {
+		phase string
+		cfg   serviceConfig
+		reach func(s *stage) (incumbent, candidate int)
+	}{
+		{"starting", serviceConfig{Unready: true}, func(s *stage) (int, int) {
+			s.start()
+			return s.await("starting", func(st control.Status) bool { return st.Phase == control.Starting }).PID, 0
+		}},
+		{"idle", serviceConfig{}, func(s *stage) (int, int) { return s.startReady().PID, 0 }},
+		{"forked", serviceConfig{}, func(s *stage) (int, int) {
+			pid := s.startReady().PID
+			s.armAndSignal(pid, control.Arm{TxID: "t1", Exe: "hang"})
+			return pid, s.await("forked", func(st control.Status) bool { return st.Phase == control.Forked }).Handoff.Candidate
+		}},
+		{"held", serviceConfig{}, func(s *stage) (int, int) {
+			s.startReady()
+			st := s.hold("t1")
+			return st.PID, st.Handoff.Candidate
+		}},
+		{"aborting", busy, func(s *stage) (int, int) {
+			s.startReady()
+			st := s.hold("t1")
+			c := s.idleConnection()
+			s.t.Cleanup(func() { c.Close() })
+			eventually(s.t, "the candidate has the connection", func() bool { return s.establishedBy(st.Handoff.Candidate) > 0 })
+			s.signal(st.PID, syscall.SIGUSR1)
+			s.await("aborting", func(st control.Status) bool { return st.Phase == control.Aborting })
+			return st.PID, st.Handoff.Candidate
+		}},
+		{"draining", busy, func(s *stage) (int, int) {
+			first := s.startReady()
+			c := s.idleConnection()
+			s.t.Cleanup(func() { c.Close() })
+			s.await("connected", func(st control.Status) bool { return st.Connections.Idle == 1 })
+			s.flip("service-next")
+			s.signal(first.PID, syscall.SIGUSR2)
+			second := s.await("generation 2", func(st control.Status) bool { return st.Generation == 2 && st.Phase == control.Idle })
+			return first.PID, second.PID
+		}},
+	} {
+		for _, whom := range []string{"main", "everybody"} {
+			t.Run(tt.phase+", "+whom+" is told", func(t *testing.T) {
+				t.Parallel()
+				s := newStage(t, quick(tt.cfg))
+				incumbent, candidate := tt.reach(s)
+				began := time.Now()
+				if whom == "main" {
+					s.signal(s.systemd.mainPID(), syscall.SIGTERM)
+				} else { // as KillMode=control-group
+					for _, pid := range s.processes() {
+						unix.Kill(pid, syscall.SIGTERM)
+					}
+				}
+				s.awaitExit(incumbent, "exited 0")
+				s.awaitEmpty()
+				if took := time.Since(began); took > patience/2 {
+					t.Errorf("took %v", took)
+				}
+				if candidate != 0 && tt.phase != "forked" {
+					s.checkExit(candidate, "exited 0")
+				}
+				if _, err := os.Lstat(s.controlPath()); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("control socket after the end of the service: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// checkExit checks how a generation ended, if the test is the one to be told:
+// it is not when the incumbent has reaped its candidate.
+func (s *stage) checkExit(pid int, want string) {
+	s.t.Helper()
+	s.reap(pid)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if got := s.exits[pid]; got != "" && got != want {
+		s.t.Errorf("process %d: %s, want %s", pid, got, want)
+	}
+}
+
+func TestQuitInEveryPhase(t *testing.T) {
+	for _, phase := range []string{"idle", "busy", "forked", "held", "draining"} {
+		t.Run(phase, func(t *testing.T) {
+			t.Parallel()
+			s := stand(t, serviceConfig{DrainTimeout: patience, IdleGrace: patience})
+			first := s.mustStatus().PID
+			main := first
+			switch phase {
+			case "busy":
+				c := s.idleConnection()
+				defer c.Close()
+				fmt.Fprintf(c, "GET /slow?for=1m HTTP/1.1\r\nHost: x\r\n\r\n")
+				s.await("busy", func(st control.Status) bool { return st.Connections.Active == 1 })
+			case "forked":
+				s.armAndSignal(first, control.Arm{TxID: "t1", Exe: "deaf-to-term"})
+				s.await("forked", func(st control.Status) bool { return st.Phase == control.Forked })
+			case "held":
+				s.hold("t1")
+			case "draining":
+				c := s.idleConnection()
+				defer c.Close()
+				s.await("connected", func(st control.Status) bool { return st.Connections.Idle == 1 })
+				s.flip("service-next")
+				s.signal(first, syscall.SIGUSR2)
+				main = s.await("generation 2", func(st control.Status) bool { return st.Generation == 2 && st.Phase == control.Idle }).PID
+			}
+			began := time.Now()
+			s.signal(main, syscall.SIGQUIT)
+			s.awaitExit(main, "exited 0")
+			s.awaitExit(first, "exited 0")
+			s.awaitEmpty()
+			if took := time.Since(began); took > patience/2 {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+// A candidate that is told to stop by somebody ends alone; the incumbent does
+// not wait with new connections until it has drained.
+func TestCandidateAloneIsToldToStop(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{DrainTimeout: patience})
+	st := s.hold("t1")
+	slow := make(chan string, 1)
+	go func() { slow <- s.getQuietly("/slow?for=500ms") }()
+	eventually(t, "the candidate is busy", func() bool { return s.establishedBy(st.Handoff.Candidate) > 0 })
+	s.signal(st.Handoff.Candidate, syscall.SIGTERM)
+	eventually(t, "the incumbent accepts", func() bool { return s.get("/") == fmt.Sprintf("1 %d", st.PID) })
+	if now := s.mustStatus(); now.Phase != control.Aborting {
+		t.Errorf("phase %s, want %s", now.Phase, control.Aborting)
+	}
+	if got := <-slow; got != "2 done" {
+		t.Errorf("request that the candidate had accepted: %q", got)
+	}
+	s.awaitFailure(string(journal.ReasonExited))
+	s.nextWorks()
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -90,7 +91,12 @@ func (m *machine) fork(arm control.Arm) (*attempt, error) {
 		if spec.controlFD >= 0 {
 			hello.ControlFD = listenFDsStart + len(fds) + 1
 		}
-		return c.link.send(hello)
+		if err := c.link.send(hello); !errors.Is(err, syscall.EPIPE) {
+			return err
+		}
+		// It has ended already, or closed its end, before it was spoken to: how
+		// it ended follows, and says more than this error.
+		return nil
 	})
 	if err != nil && c != nil {
 		c.signal(os.Kill)

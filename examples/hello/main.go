@@ -38,7 +38,7 @@ func run() error {
 		return fmt.Errorf("read configuration: %w", os.ErrNotExist)
 	case "hang":
 		log.Print("waiting for a database that never answers")
-		select {}
+		time.Sleep(time.Hour) // select {} alone would be a deadlock to Go, and a crash
 	case "exit0":
 		log.Print("nothing to do")
 		return nil

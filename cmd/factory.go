@@ -70,6 +70,7 @@ type factory struct {
 	executable  func() (string, error) // the running zdt
 	dialSystemd func(ctx context.Context, user bool) (systemd, error)
 	dialControl func(ctx context.Context, path string) (*control.Client, error)
+	journalctl  []string // nil: the one in PATH
 
 	// ran is set when a command's own code began: whatever failed before is
 	// about the command line.

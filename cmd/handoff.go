@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -191,16 +192,23 @@ func (f *factory) handOver(ctx context.Context, t handoffTarget, doc *handoffDoc
 	if doc.TxID, err = armFor(ctx, t, client, st); err != nil {
 		return err
 	}
-	// Watching begins before the signal: no state can be missed.
+	// Watching begins before the signal: no state can be missed, however quickly
+	// this generation is done.
 	watcher, _, err := f.connectRuntime(ctx, t.control, t.pid, t.uid)
 	if err != nil {
 		return handoffRefusal(t, err)
 	}
 	defer watcher.Close()
+	next, stop := iter.Pull2(watcher.Watch(ctx))
+	defer stop()
+	if _, err, ok := next(); err != nil || !ok {
+		return handoffRefusal(t, fmt.Errorf("watch the runtime: %w", err))
+	}
 	if err := process.signal(syscall.SIGUSR2); err != nil {
+		client.Disarm(ctx, doc.TxID) // it expires by itself, too
 		return fail(ExitRefused, t.status, "signal main process %d: %w", t.pid, err)
 	}
-	return awaitOutcome(ctx, t, watcher, st, doc)
+	return f.awaitOutcome(ctx, t, next, st, doc)
 }
 
 // handoffRefusal explains why a runtime could not be used.
@@ -237,16 +245,18 @@ func armFor(ctx context.Context, t handoffTarget, client *control.Client, st con
 	return "", fail(ExitRefused, t.status, "arm the runtime: %w", err)
 }
 
-// awaitOutcome watches the incumbent until the transaction doc.TxID is decided.
-func awaitOutcome(ctx context.Context, t handoffTarget, watcher *control.Client, before control.Status, doc *handoffDoc) error {
+// awaitOutcome follows the incumbent's statuses until the transaction
+// doc.TxID is decided.
+func (f *factory) awaitOutcome(ctx context.Context, t handoffTarget, next func() (control.Status, error, bool), before control.Status, doc *handoffDoc) error {
 	doc.Outcome = "unknown"
 	begun := false
-	for st, err := range watcher.Watch(ctx) {
-		if err != nil && ctx.Err() != nil {
+	for {
+		st, err, ok := next()
+		switch {
+		case err != nil && ctx.Err() != nil:
 			return fmt.Errorf("wait for the outcome: %w", err)
-		}
-		if err != nil {
-			return fail(ExitNotRestored, t.status, "the main process went away during the handoff: %w", err)
+		case err != nil || !ok:
+			return f.lostSight(ctx, t, before, doc, err)
 		}
 		if h := st.Handoff; h != nil && h.TxID == doc.TxID {
 			begun, doc.Candidate = true, h.Candidate
@@ -270,7 +280,25 @@ func awaitOutcome(ctx context.Context, t handoffTarget, watcher *control.Client,
 			return fail(ExitRefused, t.status, "main process %d did not react to SIGUSR2", t.pid)
 		}
 	}
-	return fail(ExitNotRestored, t.status, "the main process ended during the handoff")
+}
+
+// lostSight: the incumbent is gone and did not say how it went. Its successor
+// knows: it is the one that answers now.
+func (f *factory) lostSight(ctx context.Context, t handoffTarget, before control.Status, doc *handoffDoc, err error) error {
+	client, derr := f.dialControl(ctx, t.control)
+	if derr == nil {
+		defer client.Close()
+		ctx, cancel := context.WithTimeout(ctx, controlPatience)
+		defer cancel()
+		if st, serr := client.Status(ctx); serr == nil && st.PID != t.pid && st.Generation == before.Generation+1 {
+			doc.Outcome, doc.Changed, doc.Candidate, doc.Generation = "committed", true, st.PID, st.Generation
+			return nil
+		}
+	}
+	if err == nil {
+		err = errors.New("it ended")
+	}
+	return fail(ExitNotRestored, t.status, "the main process went away during the handoff: %w", err)
 }
 
 func handoffVerdict(t handoffTarget, st control.Status, doc *handoffDoc) error {

@@ -138,8 +138,10 @@ sockets to the new one, watches over it, and rolls back when that fails.`,
 	})
 	documentExit(root, ExitOK, ExitUsage)
 	root.AddCommand(
+		newInitCmd(f),
 		newUpgradeCmd(f),
 		newStatusCmd(f),
+		newWatchCmd(f),
 		newHandoffCmd(f),
 		newVersionCmd(f),
 		newCompletionCmd(f),

@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -568,3 +570,7 @@ func (f *fakeSystemd) all() []notification {
 	defer f.mu.Unlock()
 	return append([]notification(nil), f.messages...)
 }
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func numGoroutines() int { return runtime.NumGoroutine() }

@@ -30,8 +30,12 @@ func (h *Handoff) Serve(srv *http.Server, ln net.Listener) error {
 	err := srv.Serve(ln)
 	select {
 	case <-h.Draining():
-		if !errors.Is(err, net.ErrClosed) {
-			break
+		select {
+		case <-h.Done(): // another Serve of the same srv has closed it, below
+		default:
+			if !errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+			}
 		}
 		// The listener ends with the generation: everything is answered or cut.
 		<-h.Done()

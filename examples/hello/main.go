@@ -21,6 +21,9 @@ var (
 	fault   = ""
 )
 
+// waitFor is the file that lets a program with the fault "wait" go on.
+const waitFor = "/srv/hello.go-on"
+
 func main() {
 	if err := run(); err != nil {
 		log.Print(err)
@@ -42,6 +45,11 @@ func run() error {
 	case "exit0":
 		log.Print("nothing to do")
 		return nil
+	case "wait":
+		log.Print("waiting for " + waitFor)
+		for _, err := os.Stat(waitFor); err != nil; _, err = os.Stat(waitFor) {
+			time.Sleep(5 * time.Millisecond)
+		}
 	}
 
 	h, err := handoff.Open(handoff.Options{})

@@ -574,3 +574,8 @@ func (f *fakeSystemd) all() []notification {
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func numGoroutines() int { return runtime.NumGoroutine() }
+
+func readFile(path string) string {
+	text, _ := os.ReadFile(path)
+	return string(text)
+}

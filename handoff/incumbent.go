@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -91,7 +90,7 @@ func (m *machine) fork(arm control.Arm) (*attempt, error) {
 		if spec.controlFD >= 0 {
 			hello.ControlFD = listenFDsStart + len(fds) + 1
 		}
-		if err := c.link.send(hello); !errors.Is(err, syscall.EPIPE) {
+		if err := c.link.send(hello); !brokenPipe(err) {
 			return err
 		}
 		// It has ended already, or closed its end, before it was spoken to: how

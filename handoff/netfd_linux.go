@@ -134,4 +134,6 @@ func listenAgain(fd int) { unix.Listen(fd, controlBacklog) }
 
 const controlBacklog = 128
 
+func brokenPipe(err error) bool { return errors.Is(err, unix.EPIPE) }
+
 func connectionRefused(err error) bool { return errors.Is(err, unix.ECONNREFUSED) }

@@ -18,3 +18,4 @@ func closeFD(int)                                         {}
 func unreadBytes(net.Conn) int                            { return 0 }
 func listenAgain(int)                                     {}
 func connectionRefused(error) bool                        { return false }
+func brokenPipe(error) bool                               { return false }

@@ -8,7 +8,12 @@
 // systemd has the candidate as its main process, so that whatever is killed at
 // whatever moment, the unit starts a release that was committed.
 //
+// No verdict is guessed. "Upgraded" means that the candidate was seen as
+// systemd's main process, alive, and answering as such; "rolled back" means the
+// same of a process that runs the old release. When neither can be shown the
+// verdict is "not restored".
+//
 // The package talks to systemd, to the runtime and to the store through the
-// small interfaces it declares, and returns one Report. It is not promised to
-// other programs.
+// seams it declares (Host, Store), and returns one Report. It is not promised
+// to other programs.
 package upgrade

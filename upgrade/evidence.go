@@ -17,15 +17,18 @@ type evidence struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	statuses chan control.Status
-	lost     chan error // the watch on the incumbent ended
-	units    <-chan Unit
+	lost     chan error  // the watch on the incumbent ended
+	units    <-chan Unit // nil once systemd cannot be heard any more
+	grace    <-chan time.Time
 
 	// What is known. Owned by the transaction's goroutine.
 	incumbent *process
 	candidate *process       // nil until the fork is known
-	status    control.Status // the incumbent's latest
+	status    control.Status // the incumbent's latest; no PID: none yet
 	watchErr  error          // its control connection ended with this
+	graceOver bool
 	unit      Unit
+	unitsLost bool
 }
 
 // gather starts to watch the incumbent, whose control connection client
@@ -60,10 +63,12 @@ func gather(ctx context.Context, h Host, client *control.Client, unit Unit) (*ev
 				return
 			}
 		}
-		e.lost <- errors.New("the incumbent said its last word")
+		e.lost <- errLastWord
 	}()
 	return e, nil
 }
+
+var errLastWord = errors.New("the incumbent said its last word")
 
 func (e *evidence) close() {
 	e.cancel()
@@ -81,43 +86,39 @@ const (
 	failed
 )
 
+// endGrace is how long the end of the incumbent and the end of its watch may
+// lie apart. What it said last, counts of cut connections among it, may arrive
+// after the news of its death.
+const endGrace = 500 * time.Millisecond
+
 // until waits until judge decides, and returns its error if it decided failed.
 // A limit that passes is errLimit. judge runs on every news.
 func (e *evidence) until(ctx context.Context, limit time.Duration, judge func() (verdict, error)) error {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	incumbentGone, candidateGone := e.incumbent.gone, gone(e.candidate)
-	lost := e.lost
 	for {
+		e.catchUp()
 		switch v, err := judge(); v {
 		case reached:
 			return nil
 		case failed:
 			return err
 		}
-		if candidateGone == nil && e.candidate != nil && !e.candidate.isGone() {
-			candidateGone = gone(e.candidate)
+		incumbentGone := gone(e.incumbent)
+		if e.grace == nil && (incumbentGone == nil || e.watchErr != nil) {
+			e.grace = time.After(endGrace)
 		}
 		select {
 		case s := <-e.statuses:
 			e.status = s
-		case err := <-lost:
-			// Whatever it still had said is in the channel before its end.
-			select {
-			case s := <-e.statuses:
-				e.status = s
-			default:
-			}
-			e.watchErr, lost = err, nil
+		case err := <-e.lost:
+			e.ended(err)
 		case u, ok := <-e.units:
-			if !ok {
-				return errors.New("systemd's bus connection was lost")
-			}
-			e.unit = u
+			e.saw(u, ok)
 		case <-incumbentGone:
-			incumbentGone = nil
-		case <-candidateGone:
-			candidateGone = nil
+		case <-gone(e.candidate):
+		case <-e.grace:
+			e.graceOver = true
 		case <-timer.C:
 			return errLimit
 		case <-ctx.Done():
@@ -126,8 +127,60 @@ func (e *evidence) until(ctx context.Context, limit time.Duration, judge func() 
 	}
 }
 
+// catchUp takes in what has arrived already, so that nothing is judged by a
+// state that is known to be over.
+func (e *evidence) catchUp() {
+	for {
+		select {
+		case s := <-e.statuses:
+			e.status = s
+		case err := <-e.lost:
+			e.ended(err)
+		case u, ok := <-e.units:
+			e.saw(u, ok)
+		default:
+			return
+		}
+	}
+}
+
+// ended notes the end of the watch. Whatever the incumbent still had said is
+// in the channel before.
+func (e *evidence) ended(err error) {
+	select {
+	case s := <-e.statuses:
+		e.status = s
+	default:
+	}
+	e.watchErr = err
+}
+
+func (e *evidence) saw(u Unit, ok bool) {
+	if !ok {
+		e.units, e.unitsLost = nil, true
+		return
+	}
+	e.unit = u
+}
+
+// over reports whether nothing more will be heard of the incumbent: it is gone
+// and its last words were read.
+func (e *evidence) over() bool {
+	return e.incumbent.isGone() && (e.watchErr != nil || e.graceOver)
+}
+
+// deaf reports whether the incumbent lives but its watch ended: it closed its
+// control socket, or somebody else did.
+func (e *evidence) deaf() bool {
+	return e.watchErr != nil && e.graceOver && !e.incumbent.isGone()
+}
+
+// candidateGone reports whether the candidate is known and has ended.
+func (e *evidence) candidateGone() bool { return e.candidate != nil && e.candidate.isGone() }
+
 var errLimit = errors.New("time limit")
 
+// gone is closed at p's end; nil when there is nothing (more) to wait for.
 func gone(p *process) <-chan struct{} {
 	if p == nil || p.isGone() {
 		return nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/journal"
+	"github.com/zdt-dev/zdt/release"
 )
 
 // Unit is what systemd says of the service's unit.
@@ -27,16 +28,33 @@ type Unit struct {
 	Job           bool // a job is queued or running
 }
 
+// Store is the part of *release.Store that a transaction needs; tests make
+// each of its steps fail, or kill the process in front of it.
+type Store interface {
+	Dir() string
+	Current() (release.Release, error)
+	Get(id string) (release.Release, error)
+	Stage(ctx context.Context, src string, o release.StageOptions) (release.Release, error)
+	Flip(r release.Release) error
+	WriteTxn(t release.Txn) error
+	ReadTxn() (release.Txn, error)
+	ClearTxn() error
+	History() (release.History, error)
+	AppendHistory(e release.Entry) error
+}
+
 // Host is everything outside this process that a transaction touches. All
 // fields are needed.
 type Host struct {
 	// Unit asks systemd; the error of an absent unit is the caller's own.
 	Unit func(ctx context.Context) (Unit, error)
-	// WatchUnit delivers the unit now and at every change until ctx ends.
+	// WatchUnit delivers the unit now and at every change until ctx ends. The
+	// channel is closed then, and when systemd cannot be heard any more.
 	WatchUnit func(ctx context.Context) (<-chan Unit, error)
 	// Signal signals the unit's main process and nothing else.
 	Signal func(ctx context.Context, sig syscall.Signal) error
-	// Control connects to the runtime's control socket.
+	// Control connects to the runtime's control socket, and proves that it is
+	// the service's.
 	Control func(ctx context.Context) (*control.Client, error)
 	// Reclaim makes systemd listen to a process of the unit that is not the
 	// main one while ask runs.

@@ -1,0 +1,166 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/journal"
+	"github.com/zdt-dev/zdt/release"
+)
+
+// listen waits for READY.
+func (r *run) listen() (string, error) {
+	if err := r.writeAhead(Listen); err != nil {
+		return "", err
+	}
+	err := r.ev.until(r.ctx, r.Options.ReadyTimeout+r.slack, func() (verdict, error) {
+		if v, err := r.judgeHandoff(); v != undecided {
+			return v, err
+		}
+		if s := r.ev.status; s.Phase == control.Held && mine(s, r.report.TxID) {
+			return reached, nil
+		}
+		return undecided, nil
+	})
+	if errors.Is(err, errLimit) {
+		// The runtime's own deadline comes first, and its word with it.
+		err = failure(string(journal.ReasonReadyTimeout), "the candidate was not READY within %s, and the running process %d did not say why", r.Options.ReadyTimeout, r.ev.incumbent.pid)
+	}
+	if err != nil {
+		return "", err
+	}
+	h := r.ev.status.Handoff
+	return fmt.Sprintf("pid %d READY after %s", h.Candidate, round(h.ReadyAt.Sub(h.StartedAt))), nil
+}
+
+// bake watches the candidate on probation: only new connections see it, and
+// the incumbent can take everything back.
+func (r *run) bake() (string, error) {
+	if err := r.writeAhead(Bake); err != nil {
+		return "", err
+	}
+	d := r.probation()
+	err := r.ev.until(r.ctx, d, r.judgeHandoff)
+	if !errors.Is(err, errLimit) {
+		return "", err
+	}
+	if r.ev.candidateGone() {
+		return "", r.howItEnded()
+	}
+	return "alive for " + round(d), nil
+}
+
+// howItEnded waits for the incumbent's account of a candidate that is gone.
+func (r *run) howItEnded() error {
+	err := r.ev.until(context.WithoutCancel(r.ctx), r.slack, r.judgeHandoff)
+	if err == nil || errors.Is(err, errLimit) {
+		return failure(string(journal.ReasonCrashed), "the candidate ended before it was committed")
+	}
+	return err
+}
+
+// judgeHandoff fails as soon as any source says that the handoff in progress
+// cannot come to a good end any more.
+func (r *run) judgeHandoff() (verdict, error) {
+	ev := r.ev
+	if err := ev.meet(r.Host); err != nil {
+		return failed, &Failure{Reason: reasonForeign, Err: err, Hint: "does the program start itself through something else, as sudo or systemd-run?"}
+	}
+	if ev.candidate != nil {
+		r.report.Candidate = ev.candidate.pid
+	}
+	s := ev.status
+	switch {
+	case undone(s, r.report.TxID):
+		return failed, r.account(*s.Last)
+	case s.Phase == control.Stopping || s.Phase == control.Exited || ev.unit.ActiveState == "deactivating":
+		return failed, r.stopping()
+	case ev.over():
+		return failed, failure(reasonIncumbentDied, "the running process %d ended during the upgrade", ev.incumbent.pid)
+	case ev.deaf():
+		return failed, failure(reasonControlLost, "the control connection to the running process %d ended: %w", ev.incumbent.pid, ev.watchErr)
+	case ev.unitsLost:
+		return failed, failure(reasonSystemdLost, "the connection to systemd was lost")
+	case ev.unit.ActiveState == "active" && ev.unit.MainPID != 0 && ev.unit.MainPID != ev.incumbent.pid && !ev.incumbent.isGone():
+		return failed, failure(reasonMainPID, "systemd has %d as the main process of %s, and not %d any more", ev.unit.MainPID, ev.unit.Name, ev.incumbent.pid)
+	}
+	// A candidate that is gone decides nothing yet: the incumbent reaps it and
+	// says how it ended.
+	return undecided, nil
+}
+
+func (r *run) stopping() *Failure {
+	f := failure(string(journal.ReasonStopping), "the service was told to stop during the upgrade")
+	f.Hint = "run the same zdt upgrade again once it is up: " + r.systemctl("status", r.unit.Name)
+	return f
+}
+
+// account is the incumbent's account of a handoff that came to nothing.
+func (r *run) account(last control.Outcome) *Failure {
+	if last.Candidate != 0 {
+		r.report.Candidate = last.Candidate
+	}
+	if last.Reason == string(journal.ReasonStopping) {
+		return r.stopping()
+	}
+	detail := last.Detail
+	if detail == "" {
+		detail = "the running process undid the handoff"
+	}
+	return failure(last.Reason, "%s", detail)
+}
+
+// commit makes the candidate the service.
+func (r *run) commit() (string, error) {
+	if r.ev.candidate == nil {
+		return "", failure(string(journal.ReasonProtocol), "the running process %d never named its candidate", r.ev.incumbent.pid)
+	}
+	var err error
+	if r.txn.Candidate, err = release.ProcOf(r.ev.candidate.pid); err != nil || r.ev.candidateGone() {
+		return "", r.howItEnded()
+	}
+	if err := r.writeAhead(Commit); err != nil {
+		return "", err
+	}
+	if err := r.ctx.Err(); err != nil {
+		return "", context.Cause(r.ctx) // the last moment at which nothing is lost
+	}
+	// From here on an interrupt does not stop anything half-way.
+	ctx := context.WithoutCancel(r.ctx)
+	r.committing = true
+	s, err := r.ask(ctx, func(c *control.Client, ctx context.Context) (control.Status, error) {
+		return c.Commit(ctx, r.report.TxID)
+	})
+	var refused *control.Error
+	switch {
+	case errors.As(err, &refused):
+		r.committing = false // it says so itself
+		if undone(s, r.report.TxID) {
+			return "", r.account(*s.Last)
+		}
+		return "", &Failure{Reason: string(journal.ReasonProtocol), Err: fmt.Errorf("the running process refuses to commit: %w", err)}
+	case err != nil:
+		return "", &Failure{Reason: reasonControlLost, Err: fmt.Errorf("no answer to the commit: %w", err)}
+	}
+	pid := r.ev.candidate.pid
+	err = r.ev.until(ctx, r.slack, func() (verdict, error) {
+		switch {
+		case r.ev.unit.MainPID == pid:
+			return reached, nil
+		case r.ev.unitsLost:
+			return failed, failure(reasonSystemdLost, "the connection to systemd was lost")
+		}
+		return r.judgeDrain()
+	})
+	if errors.Is(err, errLimit) {
+		err = &Failure{Reason: string(journal.ReasonSystemd), Hint: "it has to be NotifyAccess=main: " + r.systemctl("show -p NotifyAccess", r.unit.Name),
+			Err: fmt.Errorf("systemd was told of the new main process %d and keeps %d", pid, r.ev.unit.MainPID)}
+	}
+	if err != nil {
+		return "", err
+	}
+	r.Host.Write(r.event(journal.UpgradeCommit))
+	return fmt.Sprintf("main process is %d", pid), nil
+}

@@ -1,0 +1,79 @@
+package upgrade
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/zdt-dev/zdt/release"
+)
+
+// recover closes the record of a transaction whose zdt is gone; holding the
+// lock proves that it is. The service is idle by now, so what decides is what
+// runs: the release it wanted (it had committed: current follows), or
+// another (it is undone).
+func (r *run) recover(old release.Txn) error {
+	history, err := r.Store.History()
+	if err != nil {
+		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
+	}
+	if slices.ContainsFunc(history.Entries, func(e release.Entry) bool { return e.TxID == old.TxID }) {
+		return r.clear(old) // it died between its last two steps
+	}
+	outcome := Interrupted
+	switch {
+	case r.running != "" && r.running == old.To && (old.From != old.To || !old.Phase.Before(release.PhaseCommit)):
+		// Committed, and only the last step is missing.
+		to, err := r.Store.Get(r.running)
+		if err == nil {
+			err = r.Store.Flip(to)
+		}
+		if err != nil {
+			return &Failure{Outcome: Refused, Err: fmt.Errorf("finish upgrade %s: %w", old.TxID, err), Hint: hintOf(err)}
+		}
+		r.setCurrent(to)
+		outcome = Upgraded
+		r.warn("upgrade %s had committed and was cut short; it is finished now", old.TxID)
+	case old.Phase.Before(release.PhaseDrain):
+		r.warn("upgrade %s was cut short before its commit; it is undone", old.TxID)
+	default:
+		// systemd started the earlier release: a crash, a restart, a reboot.
+		r.warn("upgrade %s had committed and was cut short; the service was started again since, from release %s: it is undone", old.TxID, r.current.ID)
+	}
+	reason := reasonZdtDied
+	if old.Undo && old.Reason != "" && outcome != Upgraded {
+		reason = old.Reason
+	}
+	entry := release.Entry{TxID: old.TxID, Kind: old.Kind, From: old.From, To: old.To,
+		Committed: outcome == Upgraded, Outcome: string(outcome), ExitCode: r.ExitCode(Report{Outcome: outcome}),
+		Started: old.Started, Ended: r.Host.Now(), Who: old.Who, Why: old.Why, Reason: reason}
+	if err := r.Store.AppendHistory(entry); err != nil {
+		return &Failure{Outcome: Refused, Err: fmt.Errorf("close upgrade %s: %w", old.TxID, err), Hint: hintOf(err)}
+	}
+	return r.clear(old)
+}
+
+func (r *run) clear(old release.Txn) error {
+	if err := r.Store.ClearTxn(); err != nil {
+		return &Failure{Outcome: Refused, Err: fmt.Errorf("close upgrade %s: %w", old.TxID, err), Hint: hintOf(err)}
+	}
+	return nil
+}
+
+// forget closes this transaction: one line of history, and the record is gone.
+func (r *run) forget() error {
+	rep := r.report
+	e := release.Entry{TxID: r.txn.TxID, Kind: r.txn.Kind, From: r.txn.From, To: r.txn.To,
+		Committed: rep.Outcome == Upgraded, Outcome: string(rep.Outcome), ExitCode: r.ExitCode(rep),
+		Started: rep.StartedAt, Ended: r.Host.Now(), Who: r.Who, Why: r.Options.Why, Reason: rep.Reason}
+	if c := rep.Connections; c != nil {
+		e.Conns = &release.Conns{Moved: c.Moved, Drained: c.Drained + c.Closed, Cut: c.Cut}
+	}
+	err := r.Store.AppendHistory(e)
+	if err == nil {
+		err = r.Store.ClearTxn()
+	}
+	if err != nil {
+		return fmt.Errorf("%w; the next zdt upgrade closes this one's record", err)
+	}
+	return nil
+}

@@ -80,7 +80,7 @@ func newService(t *testing.T, g *guest.Guest, o options) *service {
 	if o.init == nil {
 		o.init = []string{"--dynamic-user"}
 	}
-	args := append([]string{"zdt", "init", s.name, "--exec", s.put(o.program), "--listen", s.addr, "--start"}, o.init...)
+	args := append([]string{"zdt", "init", s.name, "--exec", s.put(o.program), "--listen", s.addr + "=http", "--start"}, o.init...)
 	if o.args != nil {
 		args = append(append(args, "--"), o.args...)
 	}

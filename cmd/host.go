@@ -12,9 +12,7 @@ import (
 
 	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/handoff/control"
-	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/journal"
-	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/unitgen"
 	"github.com/zdt-dev/zdt/upgrade"
 )
@@ -207,62 +205,4 @@ func unitOf(u dbusctl.Unit) upgrade.Unit {
 		Type: u.Type, NotifyAccess: u.NotifyAccess, StatusText: u.StatusText, MainPID: int(u.MainPID), UID: u.UID,
 		ControlGroup: u.ControlGroup, ExecStartPath: u.ExecStartPath, Restarts: u.NRestarts, Job: u.Job != 0,
 	}
-}
-
-// runUpgrade is "zdt upgrade" behind its flags: it connects what the
-// transaction needs, runs it, and returns its report.
-func (f *factory) runUpgrade(ctx context.Context, o upgrade.Options, observe func(upgrade.Update)) (upgrade.Report, error) {
-	h, err := f.openHost(ctx, o.Service)
-	if err != nil {
-		return upgrade.Report{}, err
-	}
-	defer h.close()
-	u, err := h.sd.Unit(ctx, h.unit)
-	if err != nil {
-		return upgrade.Report{}, err
-	}
-	policy, err := h.policy(u)
-	if err != nil {
-		return upgrade.Report{}, &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", h.unit, err), Hint: hintOf(err)}
-	}
-	if o.Bake == 0 {
-		o.Bake = policy.Bake
-	}
-	if o.ReadyTimeout == 0 {
-		o.ReadyTimeout = policy.ReadyTimeout
-	}
-	o.DrainTimeout = policy.DrainTimeout
-	store, err := release.Open(h.paths.disk(h.paths.StateDir(o.Service)), release.Options{Program: filepath.Base(u.ExecStartPath)})
-	if errors.Is(err, os.ErrNotExist) {
-		return upgrade.Report{}, fail(ExitRefused, f.zdt()+" init "+o.Service+" --exec FILE", "%s has no release store: zdt does not manage it", o.Service)
-	}
-	if err != nil {
-		return upgrade.Report{}, &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
-	}
-	defer store.Close()
-	e := upgrade.Engine{
-		Options: o, Host: h.seams(), Store: store, LockPath: h.paths.Lock(o.Service), Who: release.Identify(),
-		Check:   func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
-		Observe: observe, ExitCode: func(r upgrade.Report) int { return int(codeOfOutcome(r.Outcome)) },
-	}
-	return e.Run(ctx), nil
-}
-
-// codeOfOutcome is where a verdict becomes an exit code.
-func codeOfOutcome(o upgrade.Outcome) ExitCode {
-	switch o {
-	case upgrade.Upgraded, upgrade.Unchanged:
-		return ExitOK
-	case upgrade.Refused:
-		return ExitRefused
-	case upgrade.RolledBack:
-		return ExitRolledBack
-	case upgrade.NotRestored:
-		return ExitNotRestored
-	case upgrade.Interrupted:
-		return ExitInt
-	case upgrade.Locked:
-		return ExitBusy
-	}
-	return ExitUnexpected
 }

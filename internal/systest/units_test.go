@@ -61,9 +61,9 @@ func (r initResult) mustBe(t *testing.T, outcome string, code int) {
 	}
 }
 
-// footprint is everything of the guest that zdt init may write, as text: names, owners, modes, times and contents, and
+// fingerprint is everything of the guest that zdt init may write, as text: names, owners, modes, times and contents, and
 // what systemd makes of it.
-func (s *service) footprint() string {
+func (s *service) fingerprint() string {
 	s.t.Helper()
 	return s.run("sh", "-c", `
 		for d in /etc/systemd /run/systemd/system /var/lib/zdt /run/zdt; do
@@ -109,9 +109,9 @@ func TestInit(t *testing.T) {
 					}
 				}
 
-				before, pid := s.footprint(), s.mainPID()
+				before, pid := s.fingerprint(), s.mainPID()
 				s.init("hello", flags...).mustBe(t, "unchanged", 0)
-				if after := s.footprint(); after != before || s.mainPID() != pid {
+				if after := s.fingerprint(); after != before || s.mainPID() != pid {
 					t.Errorf("the second init changed something. Before:\n%s\nAfter:\n%s", before, after)
 				}
 
@@ -153,10 +153,10 @@ func TestInitDryRun(t *testing.T) {
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s, program := newHost(t, g)
 		flags := []string{"--exec", program, "--listen", "127.0.0.1:8080=http", "--dynamic-user", "--start"}
-		before := s.footprint()
+		before := s.fingerprint()
 		r := s.init("hello", append(flags, "--dry-run")...)
 		r.mustBe(t, "would-change", 0)
-		if after := s.footprint(); after != before {
+		if after := s.fingerprint(); after != before {
 			t.Errorf("something changed. Before:\n%s\nAfter:\n%s", before, after)
 		}
 		if len(r.Files) != 2 || len(r.Steps) == 0 || !strings.Contains(r.exec.Stdout, "+ExecStart=/var/lib/zdt/hello/current/hello") {
@@ -164,10 +164,10 @@ func TestInitDryRun(t *testing.T) {
 		}
 
 		s.init("hello", flags...).mustBe(t, "changed", 0)
-		before = s.footprint()
+		before = s.fingerprint()
 		r = s.init("hello", append(flags, "--drain-timeout=7s", "--dry-run")...)
 		r.mustBe(t, "would-change", 0)
-		if after := s.footprint(); after != before {
+		if after := s.fingerprint(); after != before {
 			t.Errorf("something changed. Before:\n%s\nAfter:\n%s", before, after)
 		}
 		if len(r.Files) != 1 || !strings.Contains(r.Files[0].Diff, "+DrainTimeout=7s") {
@@ -186,7 +186,7 @@ func TestInitHandMade(t *testing.T) {
 		flags := []string{"--exec", program, "--listen", "127.0.0.1:8080=http", "--dynamic-user"}
 		refuses := func(what string) {
 			t.Helper()
-			before := s.footprint()
+			before := s.fingerprint()
 			r := s.init("hello", flags...)
 			if r.exec.Code != 10 || r.Changed || r.Error == "" || r.Hint == "" {
 				t.Errorf("%s: want a refusal with the reason and a hint\n%s", what, r.exec)
@@ -194,7 +194,7 @@ func TestInitHandMade(t *testing.T) {
 			if !strings.Contains(r.Error, "hello.service") {
 				t.Errorf("%s: %q does not name the unit", what, r.Error)
 			}
-			if after := s.footprint(); after != before {
+			if after := s.fingerprint(); after != before {
 				t.Errorf("%s: something changed. Before:\n%s\nAfter:\n%s", what, before, after)
 			}
 		}

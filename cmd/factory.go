@@ -115,3 +115,11 @@ func (f *factory) zdt() string {
 	}
 	return "zdt"
 }
+
+// journal is the command that shows a unit's journal.
+func (f *factory) journal(unit string) string {
+	if f.globals.user {
+		return "journalctl --user -e -u " + unit
+	}
+	return "journalctl -e -u " + unit
+}

@@ -70,7 +70,7 @@ func newInitCmd(f *factory) *cobra.Command {
 		Use:   "init NAME --exec FILE [FLAGS] [-- ARGS]",
 		Short: "Make a service: units, release store, first release",
 		Long: `Make a service that zdt can upgrade: write NAME.service and its socket units,
-import FILE as the first release, enable the units and, with --start, start them.
+import FILE as the first release, enable the units and with --start start them.
 
 The flags describe the whole service. Running the same command again changes
 nothing; with other flags init shows what differs and rewrites the units. It
@@ -90,16 +90,16 @@ the user manager, as it does for systemctl.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.Exec, "exec", "", "the program: a `FILE` that becomes the first release")
-	flags.StringArrayVar(&o.Listen, "listen", nil, "a socket, `[PROTO:]ADDR[=FDNAME]`; PROTO is tcp, udp, unix, unixgram or unixpacket (repeat)")
+	flags.StringArrayVar(&o.Listen, "listen", nil, "a socket: `SOCKET` is [PROTO:]ADDR[=FDNAME], PROTO tcp, udp, unix, unixgram or unixpacket (repeat)")
 	flags.BoolVar(&o.DynamicUser, "dynamic-user", false, "run as a user that exists only while the service runs")
 	flags.StringVar(&o.ServiceUser, "service-user", "", "run as the existing account `U` (default: root)")
 	flags.StringArrayVar(&o.Health, "health", nil, "a `URL` that has to answer with 2xx before an upgrade is good (repeat)")
 	flags.Var((*durationFlag)(&o.ReadyTimeout), "ready-timeout", "time for the program to get ready (default: 30s)")
 	flags.Var((*durationFlag)(&o.DrainTimeout), "drain-timeout", "time for requests to finish when a program ends (default: 30s)")
 	flags.Var((*durationFlag)(&o.Bake), "bake", "probation of a new program before it takes over (default: none)")
-	flags.StringVar(&o.OnFailure, "on-failure", "", "what an upgrade does when a new program fails: `rollback` (default) or freeze")
-	flags.StringVar(&o.Runtime, "runtime", "", "who hands over: `library` (the program itself, default)")
-	flags.StringArrayVar(&o.Environment, "env", nil, "a `KEY=VALUE` for the program (repeat)")
+	flags.StringVar(&o.OnFailure, "on-failure", "", "when a new program fails: `WHAT` is rollback (default) or freeze")
+	flags.StringVar(&o.Runtime, "runtime", "", "who hands over: `WHO` is library, the program itself (default)")
+	flags.StringArrayVar(&o.Environment, "env", nil, "a variable for the program: `KEY=VALUE` (repeat)")
 	flags.StringVar(&o.StartProbe, "start-probe", "", "a shell `COMMAND` that has to succeed before each start by systemd")
 	flags.StringVar(&o.Description, "description", "", "a `TEXT` for systemctl status")
 	flags.StringVar(&o.Zdt, "zdt", "", "zdt as the unit runs it, a `FILE` (default: this program)")

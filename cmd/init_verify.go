@@ -1,7 +1,6 @@
 package cmd
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -34,12 +33,14 @@ func (p *initPlan) verify(ctx context.Context, user bool) error {
 	if user {
 		args = append(args, "--user")
 	}
-	// The program is not in the store yet and verify insists that it can be
-	// executed; that it can has been looked at already.
-	program := []byte(filepath.Join(p.spec.StateDir, "current", p.spec.Exec))
+	// The program is not in the store yet, zdt may be missing below --root, and
+	// verify insists that both can be executed. That they can has been looked at.
+	stand := strings.NewReplacer(
+		"ExecStart="+filepath.Join(p.spec.StateDir, "current", p.spec.Exec), "ExecStart=/bin/sh",
+		"ExecReload="+p.spec.Zdt, "ExecReload=/bin/sh")
 	for _, f := range p.files {
 		path := filepath.Join(dir, f.Name)
-		if err := os.WriteFile(path, bytes.ReplaceAll(f.Data, program, []byte("/bin/sh")), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(stand.Replace(string(f.Data))), 0o644); err != nil {
 			return fmt.Errorf("verify units: %w", err)
 		}
 		args = append(args, path)

@@ -314,7 +314,7 @@ func (f *factory) addNotes(s *serviceStatus, u dbusctl.Unit) {
 		add("no-unit", f.zdt()+" init "+s.Name+" --exec FILE", "there are releases in the store, but no unit")
 	}
 	if s.State == stateFailed {
-		add("failed", "journalctl -e -u "+unit, "the service failed: %s", u.Result)
+		add("failed", f.journal(unit), "the service failed: %s", u.Result)
 	}
 	if s.Unit.NeedDaemonReload {
 		add("daemon-reload", f.systemctl()+" daemon-reload", "unit files changed on disk since systemd read them")
@@ -335,13 +335,13 @@ func (f *factory) addNotes(s *serviceStatus, u dbusctl.Unit) {
 			add("drift", f.zdt()+" upgrade "+s.Name+" --binary FILE", "a restart would start release %s, which is not the one that runs", s.Current.ID)
 		}
 		if r.TookOver && s.RuntimeProblem == "" {
-			add("took-over", "journalctl -e -u "+unit, "this generation serves again because its successor died")
+			add("took-over", f.journal(unit), "this generation serves again because its successor died")
 		}
 		if r.EventsLost > 0 {
 			add("events-lost", "", "%s could not be written to the journal", plural(int(r.EventsLost), "event"))
 		}
 		if l := r.Last; l != nil && !l.Committed {
-			add("last-handoff", "journalctl -e -u "+unit, "the last handoff was undone (%s): %s", l.Reason, l.Detail)
+			add("last-handoff", f.journal(unit), "the last handoff was undone (%s): %s", l.Reason, l.Detail)
 		}
 	}
 	if s.State != stateNone && !s.Managed {

@@ -75,7 +75,7 @@ func writeStatus(b *strings.Builder, st style, s serviceStatus, now time.Time) {
 	}
 	if r := s.Runtime; r != nil && s.RuntimeProblem == "" {
 		writeRuntime(row, st, r, now)
-	} else if s.Unit.StatusText != "" {
+	} else if s.Unit.MainPID != 0 && s.Unit.StatusText != "" {
 		row("says", "%s", clean(s.Unit.StatusText))
 	}
 	if t := s.Txn; t != nil {

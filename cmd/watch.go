@@ -160,7 +160,7 @@ func (w *watcher) loop(ctx context.Context, units <-chan dbusctl.Unit, entries <
 }
 
 // retryRuntime is the pause before a runtime that did not answer is asked again.
-const retryRuntime = 200 * time.Millisecond
+const retryRuntime = 500 * time.Millisecond
 
 func (w *watcher) unitChanged(ctx context.Context, u dbusctl.Unit) error {
 	before := w.unit.MainPID

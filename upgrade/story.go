@@ -54,8 +54,10 @@ func (s *story) add(line StoryLine) {
 }
 
 // storyPatience is how long the end of a transaction waits for the journal's
-// last word. The verdict does not depend on it.
-const storyPatience = 100 * time.Millisecond
+// last word, which is there within milliseconds on a host with time to spare. On
+// a busy one journalctl needs as long as the whole handoff only to start. The
+// verdict does not depend on it.
+const storyPatience = 2 * time.Second
 
 // finish says how complete the story is: of an upgrade it has all four events,
 // of a handoff that was undone its abort.

@@ -124,11 +124,11 @@ type signalled struct{ signal syscall.Signal }
 func (s signalled) Error() string {
 	switch s.signal {
 	case syscall.SIGINT:
-		return "interrupted"
+		return "SIGINT (Ctrl-C)"
 	case syscall.SIGHUP:
-		return "the terminal went away (SIGHUP)"
+		return "SIGHUP (the terminal went away)"
 	}
-	return "told to stop (SIGTERM)"
+	return "SIGTERM"
 }
 
 // codeOf is the one place where an error becomes an exit code.
@@ -154,7 +154,7 @@ func codeOf(err error) ExitCode {
 	case errors.Is(err, dbusctl.ErrNotAuthorised), errors.Is(err, fs.ErrPermission):
 		return ExitNotAuthorised
 	case errors.Is(err, dbusctl.ErrNoUnit):
-		return ExitNoService
+		return ExitRefused // 4 is for status and watch, which ask
 	case errors.As(err, &held), errors.Is(err, dbusctl.ErrBusy):
 		return ExitBusy
 	case errors.As(err, &refused) && refused.Code == control.CodeBusy:

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,13 +38,13 @@ func TestCodeOf(t *testing.T) {
 		{errors.Join(&unitgen.InputError{Field: "a"}, &unitgen.InputError{Field: "b"}), ExitUsage},
 		{&dbusctl.Error{Op: "connect", Err: dbusctl.ErrNoBus}, ExitUnavailable},
 		{&dbusctl.Error{Op: "start", Err: dbusctl.ErrNotAuthorised}, ExitNotAuthorised},
-		{&dbusctl.Error{Op: "read", Err: dbusctl.ErrNoUnit}, ExitNoService},
+		{&dbusctl.Error{Op: "read", Err: dbusctl.ErrNoUnit}, ExitRefused}, /* 4 is for status and watch */
 		{&dbusctl.Error{Op: "reload", Err: dbusctl.ErrBusy}, ExitBusy},
 		{&release.HeldError{Path: "/run/lock/zdt/web.lock"}, ExitBusy},
 		{&control.Error{Op: "arm", Code: control.CodeBusy}, ExitBusy},
 		{&control.Error{Op: "arm", Code: control.CodeNotReady}, ExitUnexpected},
 		{fmt.Errorf("wait: %w", context.DeadlineExceeded), ExitDeadline},
-		{errTimeout, ExitDeadline},
+		{timedOut{time.Second}, ExitDeadline},
 		{&fs.PathError{Op: "open", Path: "/x", Err: syscall.EACCES}, ExitNotAuthorised},
 	} {
 		if got := codeOf(tt.err); got != tt.want {

@@ -61,7 +61,7 @@ To change to another program use zdt upgrade.`,
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		if timeout > 0 {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(timeout), errors.Join(errors.New("--timeout passed, the handoff goes on"), context.DeadlineExceeded))
+			ctx, cancel = context.WithTimeoutCause(ctx, time.Duration(timeout), timedOut{time.Duration(timeout)})
 			defer cancel()
 		}
 		var target handoffTarget
@@ -254,7 +254,7 @@ func (f *factory) awaitOutcome(ctx context.Context, t handoffTarget, next func()
 		st, err, ok := next()
 		switch {
 		case err != nil && ctx.Err() != nil:
-			return fmt.Errorf("wait for the outcome: %w", err)
+			return fail(codeOf(context.Cause(ctx)), t.status, "stopped waiting, the handoff goes on: %w", context.Cause(ctx))
 		case err != nil || !ok:
 			return f.lostSight(ctx, t, before, doc, err)
 		}

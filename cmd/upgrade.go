@@ -68,13 +68,18 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	}, ExitOK, ExitRefused, ExitRolledBack, ExitNotRestored, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline, ExitInt, ExitTerm)
 }
 
-// errTimeout is the cause of a context that --timeout ended.
-var errTimeout = fmt.Errorf("--timeout passed: %w", context.DeadlineExceeded)
+// timedOut is the cause of a context that --timeout ended.
+type timedOut struct{ after time.Duration }
+
+func (t timedOut) Error() string { return fmt.Sprintf("--timeout %v passed", t.after) }
+
+// Is makes it what a deadline is to everybody else.
+func (t timedOut) Is(target error) bool { return target == context.DeadlineExceeded }
 
 func runUpgrade(ctx context.Context, f *factory, o upgradeOptions) error {
 	if o.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, errTimeout)
+		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, timedOut{o.Timeout})
 		defer cancel()
 	}
 	p := f.startProgress(o.Service)

@@ -266,7 +266,7 @@ func TestReportCode(t *testing.T) {
 		{upgrade.Locked, nil, ExitBusy},
 		{upgrade.Interrupted, signalled{syscall.SIGINT}, ExitInt},
 		{upgrade.Interrupted, signalled{syscall.SIGTERM}, ExitTerm},
-		{upgrade.Interrupted, errTimeout, ExitDeadline},
+		{upgrade.Interrupted, timedOut{time.Second}, ExitDeadline},
 		{upgrade.Interrupted, nil, ExitInterrupted},
 		{"something new", nil, ExitUnexpected},
 		{"", nil, ExitUnexpected},

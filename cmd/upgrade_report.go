@@ -81,7 +81,8 @@ func writeFailedReport(w io.Writer, st style, r upgrade.Report) {
 			fmt.Fprintf(w, "     %s\n", clean(line))
 		}
 	}
-	if len(r.CandidateLog) > 0 {
+	// Who was interrupted knows the cause; the candidate is not it.
+	if len(r.CandidateLog) > 0 && r.Outcome != upgrade.Interrupted {
 		title := "the new program's last words"
 		if r.Candidate != 0 {
 			title += fmt.Sprintf(" (pid %d)", r.Candidate)

@@ -68,7 +68,9 @@ func runWatch(ctx context.Context, f *factory, name string) error {
 	}
 	defer bus.Close()
 	unit := name + ".service"
-	if _, err := bus.Unit(ctx, unit); err != nil {
+	if _, err := bus.Unit(ctx, unit); errors.Is(err, dbusctl.ErrNoUnit) {
+		return fail(ExitNoService, f.zdt()+" status lists the services", "there is no service %s", name)
+	} else if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -207,7 +209,7 @@ func (w *watcher) status(s control.Status) error {
 	counts := countsWords(s.Connections)
 	if p := s.Predecessor; p != nil {
 		what += fmt.Sprintf("; pid %d drains", p.PID)
-		counts += fmt.Sprintf(", %d there", p.Connections.Open())
+		counts += fmt.Sprintf(" and %d there", p.Connections.Open())
 	}
 	if what == w.runtime && (now.Sub(w.said) < time.Second || s.Phase == control.Idle && s.Predecessor == nil) {
 		return nil

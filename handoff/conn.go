@@ -98,6 +98,8 @@ func trackedConn(c net.Conn) *conn {
 
 // tracker knows every open connection that came in through a Listener.
 type tracker struct {
+	accepting atomic.Int32 // Accepts that may still come back with a connection
+
 	mu      sync.Mutex
 	conns   map[*conn]struct{}
 	changed chan struct{} // one token: the last connection ended

@@ -88,9 +88,11 @@ func (d *drainer) run() {
 	}
 }
 
-// look closes what may be closed, counts, and returns how many connections are left.
+// look closes what may be closed, counts, and returns how many connections are
+// left, those included that an Accept may still bring.
 func (d *drainer) look() int {
 	now := time.Now()
+	accepting := int(d.tracker.accepting.Load()) // before the snapshot: one that is not counted any more is in there
 	old := d.counts.Load()
 	c := control.Counts{Closed: old.Closed, Cut: old.Cut}
 	open, ended := d.tracker.snapshot()
@@ -132,7 +134,7 @@ func (d *drainer) look() int {
 	_, ended = d.tracker.snapshot()
 	c.Drained = max(0, ended-c.Closed-c.Cut)
 	d.counts.Store(&c)
-	return c.Open()
+	return c.Open() + accepting
 }
 
 func count(n *int, ended bool) {

@@ -30,15 +30,32 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if err := l.h.gate.pass(l.stop); err != nil {
 			return nil, &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: err}
 		}
-		c, err := l.inner.Accept()
+		c, err := l.accept()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			continue // the gate closed while we waited
 		}
-		if err != nil {
-			return nil, err
-		}
-		return l.h.tracker.track(c), nil
+		return c, err
 	}
+}
+
+// accept counts itself as long as it may come back with a connection. A
+// goroutine that the gate's deadline has woken, but that has not run yet, goes on
+// as if nothing had been when a connection arrives meanwhile (Go's poller lets the
+// later event win), and on a busy machine that takes a while. The drain must
+// not miss that connection.
+func (l *Listener) accept() (net.Conn, error) {
+	t := l.h.tracker
+	t.accepting.Add(1)
+	c, err := l.inner.Accept()
+	if err == nil {
+		c = t.track(c)
+	}
+	t.accepting.Add(-1)
+	if err != nil {
+		t.wake()
+		return nil, err
+	}
+	return c, nil
 }
 
 // Close ends this generation's use of the socket, and the next one's: a socket

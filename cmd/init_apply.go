@@ -77,7 +77,9 @@ func (p *initPlan) apply(ctx context.Context, f *factory) error {
 		}
 		if err := s.do(ctx, f); err != nil {
 			f.say("%s %s", st.bad.Render(st.marks.fail), clean(s.title))
-			err = fmt.Errorf("%s: %w", s.title, err)
+			if !strings.HasPrefix(err.Error(), s.title) { // package dbusctl names the job itself
+				err = fmt.Errorf("%s: %w", s.title, err)
+			}
 			var failure *Failure
 			if i > 0 && !errors.As(err, &failure) && codeOf(err) == ExitUnexpected {
 				err = fail(ExitUnexpected, hintOr(err, "mend it and run the same command again: it goes on from here"), "%w", err)

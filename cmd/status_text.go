@@ -3,11 +3,13 @@ package cmd
 import (
 	"cmp"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/release"
 )
 
 // printStatus shows services to a person, one block each.
@@ -105,7 +107,11 @@ func writeRuntime(row func(string, string, ...any), st style, r *control.Status,
 		row("sockets", "%s", strings.Join(sockets, ", "))
 	}
 	if h := r.Handoff; h != nil {
-		text := fmt.Sprintf("pid %d %s", h.Candidate, clean(h.Exe))
+		exe := h.Exe
+		if id := filepath.Base(filepath.Dir(exe)); release.ValidID(id) {
+			exe = "release " + shortID(id)
+		}
+		text := fmt.Sprintf("pid %d, %s", h.Candidate, clean(exe))
 		if !h.Deadline.IsZero() {
 			text += ", decided within " + age(max(0, h.Deadline.Sub(now)))
 		}

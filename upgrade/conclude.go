@@ -23,6 +23,9 @@ func (r *run) conclude(err error) {
 					Err: fmt.Errorf("interrupted before anything was changed: %w", context.Cause(r.ctx))}
 			}
 		}
+		if f.Hint == "" {
+			f.Hint = "look: " + r.zdt("status", r.Options.Service)
+		}
 		rep.Outcome, rep.Cause, rep.Reason, rep.Hint = f.Outcome, f.Error(), f.Reason, f.Hint
 		if rep.Phase == "" {
 			rep.Phase = r.phase

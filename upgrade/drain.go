@@ -17,10 +17,9 @@ func (r *run) judgeDrain() (verdict, error) {
 	switch {
 	case undone(s, r.report.TxID): // TookOver says the same of any handoff before
 		return failed, r.account(*s.Last)
+	case ev.unit.ActiveState == "deactivating" || ev.unit.ActiveState == "inactive":
+		return failed, r.stopping()
 	case ev.candidateGone() && (ev.over() || ev.deaf()):
-		if a := ev.unit.ActiveState; a == "deactivating" || a == "inactive" {
-			return failed, r.stopping()
-		}
 		return failed, failure(string(journal.ReasonCrashed), "the new main process %d ended right after the commit", ev.candidate.pid)
 	}
 	return undecided, nil
@@ -42,13 +41,13 @@ func (r *run) drain() (string, error) {
 				r.progress(text)
 			}
 		}
-		if r.ev.status.Phase == control.Exited && !r.ev.candidateGone() {
+		if v, err := r.judgeDrain(); v != undecided {
+			return v, err
+		}
+		if (r.ev.status.Phase == control.Exited || r.ev.over()) && !r.ev.candidateGone() {
 			return reached, nil
 		}
-		if r.ev.over() && !r.ev.candidateGone() {
-			return reached, nil
-		}
-		return r.judgeDrain()
+		return undecided, nil
 	})
 	switch {
 	case errors.Is(err, errLimit):

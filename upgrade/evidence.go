@@ -188,6 +188,11 @@ func gone(p *process) <-chan struct{} {
 	return p.gone
 }
 
+// exitGrace is how long a process that ends may be outside of its control
+// group already: in a hierarchy of version 1 exit(2) moves it to the root one
+// before it counts as dead.
+const exitGrace = 100 * time.Millisecond
+
 // meet opens the candidate that the incumbent names, once, and proves that it
 // is a process of the unit.
 func (e *evidence) meet(h Host) error {
@@ -201,7 +206,8 @@ func (e *evidence) meet(h Host) error {
 	}
 	// The order matters: with the pidfd open, the control group read
 	// afterwards is that process's own, or the process is gone.
-	if inside, err := h.InUnit(pid, e.unit); !p.isGone() && (err != nil || !inside) {
+	inside, err := h.InUnit(pid, e.unit)
+	if (err != nil || !inside) && !p.endsWithin(exitGrace) {
 		p.close()
 		if err == nil {
 			err = fmt.Errorf("process %d, named as the candidate, is not in the control group of %s", pid, e.unit.Name)

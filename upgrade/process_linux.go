@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -74,6 +75,18 @@ func (p *process) isGone() bool {
 	case <-p.gone:
 		return true
 	default:
+		return false
+	}
+}
+
+// endsWithin waits for the process's end, for d at most.
+func (p *process) endsWithin(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.gone:
+		return true
+	case <-t.C:
 		return false
 	}
 }

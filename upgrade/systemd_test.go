@@ -1,0 +1,388 @@
+package upgrade
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// envUnit marks the processes of a fake unit: what its control group is.
+const envUnit = "ZDT_TEST_UNIT"
+
+// systemd plays the manager of one unit: it starts it, follows MAINPID= on a
+// notification socket, notices the end of its own children only, and restarts
+// what dies. It is faithful where the engine depends on it (FACTS §3).
+type systemd struct {
+	t      *testing.T
+	dir    string
+	exec   string // ExecStart=, through current
+	env    []string
+	notify *net.UnixConn
+	bus    net.Listener // for a zdt in another process
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex
+	unit     Unit
+	news     chan struct{} // closed and replaced at every change
+	restart  bool          // Restart=
+	old      bool          // before 254: NOTIFYACCESS= is not understood
+	all      bool          // NotifyAccess=all for now
+	mute     bool          // MAINPID= is ignored
+	unitErr  error         // what asking for the unit gives
+	watchers map[chan struct{}]struct{}
+	closed   bool
+}
+
+func newSystemd(t *testing.T, dir, exec string, env ...string) *systemd {
+	s := &systemd{t: t, dir: dir, exec: exec, env: env, restart: true, news: make(chan struct{}), watchers: map[chan struct{}]struct{}{}}
+	s.unit = Unit{Name: "web.service", LoadState: "loaded", ActiveState: "inactive", Result: "success", Type: "notify", NotifyAccess: "main",
+		ControlGroup: "/test", ExecStartPath: exec}
+	var err error
+	if s.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := s.notify.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
+	if s.bus, err = net.Listen("unix", filepath.Join(dir, "bus")); err != nil {
+		t.Fatal(err)
+	}
+	s.wg.Add(2)
+	go s.listen()
+	go s.serveBus()
+	t.Cleanup(s.close)
+	return s
+}
+
+// set changes the unit and tells everybody.
+func (s *systemd) set(f func(*Unit)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.setLocked(f)
+}
+
+func (s *systemd) setLocked(f func(*Unit)) {
+	f(&s.unit)
+	close(s.news)
+	s.news = make(chan struct{})
+}
+
+func (s *systemd) state() (Unit, <-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unit, s.news, s.unitErr
+}
+
+func (s *systemd) mainPID() int { u, _, _ := s.state(); return u.MainPID }
+
+// watch is Host.WatchUnit.
+func (s *systemd) watch(ctx context.Context) (<-chan Unit, error) {
+	if _, _, err := s.state(); err != nil {
+		return nil, err
+	}
+	out, lost := make(chan Unit), make(chan struct{})
+	s.mu.Lock()
+	s.watchers[lost] = struct{}{}
+	s.mu.Unlock()
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		defer close(out)
+		for {
+			u, news, _ := s.state()
+			select {
+			case out <- u:
+			case <-ctx.Done():
+				return
+			case <-lost:
+				return
+			}
+			select {
+			case <-news:
+			case <-ctx.Done():
+				return
+			case <-lost:
+				return
+			}
+		}
+	}()
+	return out, nil
+}
+
+// hangUp ends all watches, as the bus does that goes down.
+func (s *systemd) hangUp(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unitErr = err
+	for w := range s.watchers {
+		close(w)
+		delete(s.watchers, w)
+	}
+}
+
+// start starts the unit and waits until it is active.
+func (s *systemd) start() {
+	s.t.Helper()
+	s.launch()
+	until(s.t, "the unit is active", func() bool { u, _, _ := s.state(); return u.ActiveState == "active" })
+}
+
+func (s *systemd) launch() {
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	defer log.Close()
+	env := append([]string{envRole + "=service", envUnit + "=" + s.dir, "NOTIFY_SOCKET=" + filepath.Join(s.dir, "notify"),
+		"RUNTIME_DIRECTORY=" + s.dir, "ZDT_SERVICE=web", "PATH=/usr/bin:/bin"}, s.env...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	pid, err := syscall.ForkExec(s.exec, []string{s.exec}, &syscall.ProcAttr{Env: env, Files: []uintptr{0, log.Fd(), log.Fd()}})
+	if err != nil {
+		s.setLocked(func(u *Unit) { u.ActiveState, u.Result, u.MainPID = "failed", "exec-condition", 0 })
+		return
+	}
+	s.setLocked(func(u *Unit) { u.ActiveState, u.MainPID = "activating", pid })
+	s.superviseLocked(pid, 0)
+}
+
+// superviseLocked follows a main process. Who is not a child dies unnoticed,
+// until its parent has died too.
+func (s *systemd) superviseLocked(pid, parent int) {
+	p, err := openProcess(pid)
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	pp, err := openProcess(parent)
+	if err != nil && parent != 0 {
+		s.t.Error(err)
+		return
+	}
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		defer p.close()
+		<-p.gone
+		if parent != 0 {
+			<-pp.gone
+			pp.close()
+		}
+		var ws unix.WaitStatus
+		for {
+			if _, err := unix.Wait4(pid, &ws, 0, nil); err == unix.EINTR {
+				continue
+			} else if err != nil {
+				return // its parent saw to it
+			}
+			break
+		}
+		s.mainExited(pid, ws)
+	}()
+}
+
+func (s *systemd) mainExited(pid int, ws unix.WaitStatus) {
+	s.mu.Lock()
+	again := false
+	if s.unit.MainPID == pid {
+		stopping := s.unit.ActiveState == "deactivating"
+		again = s.restart && !stopping && !s.closed
+		s.killAll()
+		s.setLocked(func(u *Unit) {
+			u.MainPID = 0
+			switch {
+			case again:
+				u.ActiveState, u.SubState = "activating", "auto-restart"
+			case stopping || ws.Exited() && ws.ExitStatus() == 0:
+				u.ActiveState = "inactive"
+			default:
+				u.ActiveState, u.Result = "failed", "exit-code"
+			}
+			u.Restarts++
+		})
+	}
+	s.mu.Unlock()
+	if again {
+		s.launch()
+	}
+}
+
+// stop is systemctl stop.
+func (s *systemd) stop() {
+	s.set(func(u *Unit) { u.ActiveState = "deactivating" })
+	for _, pid := range s.processes() {
+		unix.Kill(pid, unix.SIGTERM)
+	}
+}
+
+// processes are those of the unit.
+func (s *systemd) processes() []int {
+	entries, _ := os.ReadDir("/proc")
+	var pids []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && ofUnit(pid, s.dir) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func ofUnit(pid int, dir string) bool {
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	return err == nil && bytes.Contains(env, []byte(envUnit+"="+dir+"\x00"))
+}
+
+func (s *systemd) killAll() {
+	for _, pid := range s.processes() {
+		unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// listen receives what the service tells.
+func (s *systemd) listen() {
+	defer s.wg.Done()
+	buf, oob := make([]byte, 4096), make([]byte, 4096)
+	for {
+		n, oobn, _, _, err := s.notify.ReadMsgUnix(buf, oob)
+		if err != nil {
+			return
+		}
+		sender, fds := 0, []int(nil)
+		messages, _ := unix.ParseSocketControlMessage(oob[:oobn])
+		for _, m := range messages {
+			if cred, err := unix.ParseUnixCredentials(&m); err == nil {
+				sender = int(cred.Pid)
+			}
+			if got, err := unix.ParseUnixRights(&m); err == nil {
+				fds = append(fds, got...)
+			}
+		}
+		s.told(sender, strings.Split(string(buf[:n]), "\n"))
+		for _, fd := range fds { // the barrier
+			unix.Close(fd)
+		}
+	}
+}
+
+func (s *systemd) told(sender int, lines []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sender != s.unit.MainPID && !s.all {
+		return
+	}
+	for _, l := range lines {
+		name, value, _ := strings.Cut(l, "=")
+		switch name {
+		case "READY":
+			if s.unit.ActiveState == "activating" {
+				s.setLocked(func(u *Unit) { u.ActiveState = "active" })
+			}
+		case "MAINPID":
+			pid, _ := strconv.Atoi(value)
+			if pid == s.unit.MainPID || s.mute {
+				continue
+			}
+			if ofUnit(pid, s.dir) && sender != pid { // the sender's own end is followed already
+				s.superviseLocked(pid, sender)
+			}
+			s.setLocked(func(u *Unit) { u.MainPID = pid })
+		case "NOTIFYACCESS":
+			if !s.old {
+				s.all = value == "all"
+			}
+		case "STATUS":
+			s.setLocked(func(u *Unit) { u.StatusText = value })
+		}
+	}
+}
+
+// reclaim is Host.Reclaim.
+func (s *systemd) reclaim(ctx context.Context, ask func(context.Context) error) error {
+	s.mu.Lock()
+	before := s.all
+	s.all = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.all = before
+		s.mu.Unlock()
+	}()
+	return ask(ctx)
+}
+
+// serveBus streams the unit's states to who connects.
+func (s *systemd) serveBus() {
+	defer s.wg.Done()
+	for {
+		c, err := s.bus.Accept()
+		if err != nil {
+			return
+		}
+		s.wg.Add(1)
+		go func() {
+			defer s.wg.Done()
+			defer c.Close()
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			s.wg.Add(1)
+			go func() {
+				defer s.wg.Done()
+				c.Read(make([]byte, 1)) // its end
+				cancel()
+			}()
+			units, err := s.watch(ctx)
+			if err != nil {
+				return
+			}
+			enc := json.NewEncoder(c)
+			for u := range units {
+				if enc.Encode(u) != nil {
+					cancel()
+				}
+			}
+		}()
+	}
+}
+
+// close ends every process of the unit and waits for it.
+func (s *systemd) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.hangUp(nil)
+	for {
+		pids := s.processes()
+		if len(pids) == 0 {
+			break
+		}
+		for _, pid := range pids {
+			unix.Kill(pid, unix.SIGKILL)
+			unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		}
+		pause(context.Background(), poll)
+	}
+	s.notify.Close()
+	s.bus.Close()
+	s.wg.Wait()
+	if s.t.Failed() {
+		log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+		s.t.Logf("log of the unit:\n%s", log)
+	}
+}

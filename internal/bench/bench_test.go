@@ -1,0 +1,70 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// The test binary plays the server processes.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "-serve" {
+		if err := serveRole(os.Args[2]); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestQuantile(t *testing.T) {
+	for _, test := range []struct {
+		values []float64
+		q      float64
+		want   float64
+	}{
+		{nil, 0.5, 0},
+		{[]float64{7}, 0.9, 7},
+		{[]float64{3, 1, 2}, 0.5, 2},
+		{[]float64{4, 1, 3, 2}, 0.5, 2.5},
+		{[]float64{0, 10}, 0.9, 9},
+		{[]float64{0, 10}, 1, 10},
+	} {
+		if got := quantile(test.values, test.q); got != test.want {
+			t.Errorf("quantile(%v, %v) = %v, want %v", test.values, test.q, got, test.want)
+		}
+	}
+}
+
+// The measurements themselves, once, so that they do not rot; what they find is not judged here.
+func TestMeasureStartups(t *testing.T) {
+	hello := filepath.Join(t.TempDir(), "hello")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", hello, "../../examples/hello").CombinedOutput(); err != nil {
+		t.Fatalf("build hello: %v\n%s", err, out)
+	}
+	r, err := measureStartups(t.Context(), hello, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range [][]time.Duration{r.plain.ready, r.plain.answer, r.handoff.ready, r.handoff.answer} {
+		if len(d) != 1 || d[0] <= 0 || d[0] > 10*time.Second {
+			t.Fatalf("measured %+v", r)
+		}
+	}
+}
+
+func TestMeasureThroughput(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := measureThroughput(t.Context(), self, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.rates) != 1 || c.rates[0] <= 0 || c.cpus[0] <= 0 {
+		t.Errorf("measured %+v", c)
+	}
+}

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff"
+)
+
+const (
+	clients = 16
+	slice   = 200 * time.Millisecond // long against a scheduler's turn, short against a noisy neighbour's
+)
+
+// serveRole serves the same handler with net/http alone or with the library, and ends with its standard input.
+func serveRole(role string) error {
+	body := []byte(strings.Repeat("x", 512))
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(body) })
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+	srv := &http.Server{Handler: handler}
+	switch role {
+	case "bare":
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		fmt.Println(ln.Addr())
+		return srv.Serve(ln)
+	case "handoff":
+		h, err := handoff.Open(handoff.Options{Service: "bench", ControlSocket: "-"})
+		if err != nil {
+			return err
+		}
+		ln, err := h.Listen("http", "tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		fmt.Println(ln.Addr())
+		return h.Serve(srv, ln)
+	}
+	return fmt.Errorf("no role %q", role)
+}
+
+// throughput compares net/http with and without the library: kept-alive connections that send one GET after the other.
+func throughput(ctx context.Context, t *table, n int) error {
+	t.title = fmt.Sprintf("Throughput of net/http, %d connections, GET of 512 bytes", clients)
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	r, err := measureThroughput(ctx, self, n)
+	if err != nil {
+		return fmt.Errorf("throughput: %w", err)
+	}
+	rate := func(name string, v []float64) { t.value(name, fmt.Sprintf("%.0f/s", quantile(v, 0.5)), "", true) }
+	rate("alone", r.bare.rate)
+	rate("with the library", r.library.rate)
+	x := quantile(r.rates, 0.5)
+	t.value("requests per second, ratio of neighbouring turns", fmt.Sprintf("%.3f", x), "≥ 0.98", x >= 0.98)
+	t.value("  their 10th and 90th percentile", fmt.Sprintf("%.2f–%.2f", quantile(r.rates, 0.1), quantile(r.rates, 0.9)), "", true)
+	t.value("processor time of the server per request, alone", fmt.Sprintf("%.2f µs", quantile(r.bare.cpu, 0.5)), "", true)
+	t.value("processor time, ratio", fmt.Sprintf("%.3f", quantile(r.cpus, 0.5)), "", true)
+	return nil
+}
+
+type series struct{ rate, cpu []float64 }
+
+type comparison struct {
+	bare, library series
+	rates, cpus   []float64 // library divided by bare, of neighbouring turns
+}
+
+func measureThroughput(ctx context.Context, self string, n int) (c comparison, err error) {
+	var servers [2]*server
+	for i, role := range []string{"bare", "handoff"} {
+		if servers[i], err = startServer(ctx, self, role); err != nil {
+			return c, err
+		}
+		defer servers[i].stop()
+	}
+	both := [2]*series{&c.bare, &c.library}
+	for i := -1; i < n; i++ { // the first round warms up
+		order := []int{0, 1, 1, 0}
+		var rates, cpus [2]float64
+		for _, which := range order {
+			rate, cpu, err := servers[which].turn()
+			if err != nil {
+				return c, err
+			}
+			rates[which] += rate / 2
+			cpus[which] += cpu / 2
+		}
+		if ctx.Err() != nil {
+			return c, ctx.Err()
+		}
+		if i < 0 {
+			continue
+		}
+		for which, s := range both {
+			s.rate = append(s.rate, rates[which])
+			s.cpu = append(s.cpu, cpus[which])
+		}
+		c.rates = append(c.rates, rates[1]/rates[0])
+		c.cpus = append(c.cpus, cpus[1]/cpus[0])
+	}
+	return c, nil
+}
+
+// server is a server process and the connections to it.
+type server struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+	conns []net.Conn
+	size  int // of an answer
+}
+
+const request = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+
+func startServer(ctx context.Context, self, role string) (*server, error) {
+	s := &server{cmd: exec.CommandContext(ctx, self, "-serve", role)}
+	s.cmd.Stderr = os.Stderr
+	stdin, err := s.cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	s.stdin = stdin
+	addr, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		s.stop()
+		return nil, fmt.Errorf("server %s: %w", role, err)
+	}
+	for range clients {
+		conn, err := net.Dial("tcp", strings.TrimSpace(addr))
+		if err != nil {
+			s.stop()
+			return nil, err
+		}
+		s.conns = append(s.conns, conn)
+	}
+	if s.size, err = answerSize(s.conns[0]); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// answerSize asks once. All answers are of the same size, so the clients need not parse them.
+func answerSize(conn net.Conn) (int, error) {
+	if _, err := io.WriteString(conn, request); err != nil {
+		return 0, err
+	}
+	counted := &countingReader{r: conn}
+	r := bufio.NewReader(counted)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return 0, err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return counted.n, err
+}
+
+type countingReader struct {
+	r io.Reader
+	n int
+}
+
+func (c *countingReader) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n += n
+	return n, err
+}
+
+// turn loads the server for one slice and returns requests per second and the server's processor time per request, in
+// microseconds.
+func (s *server) turn() (rate, cpu float64, err error) {
+	before, err := cpuOf(s.cmd.Process.Pid)
+	if err != nil {
+		return 0, 0, err
+	}
+	var done atomic.Int64
+	var failed atomic.Pointer[error]
+	began := time.Now()
+	end := began.Add(slice)
+	var wg sync.WaitGroup
+	for _, conn := range s.conns {
+		wg.Go(func() {
+			answer := make([]byte, s.size)
+			n := int64(0)
+			for time.Now().Before(end) {
+				_, err := io.WriteString(conn, request)
+				if err == nil {
+					_, err = io.ReadFull(conn, answer)
+				}
+				if err != nil {
+					failed.Store(&err)
+					return
+				}
+				n++
+			}
+			done.Add(n)
+		})
+	}
+	wg.Wait()
+	took := time.Since(began)
+	if err := failed.Load(); err != nil {
+		return 0, 0, *err
+	}
+	after, err := cpuOf(s.cmd.Process.Pid)
+	if err != nil {
+		return 0, 0, err
+	}
+	n := float64(done.Load())
+	return n / took.Seconds(), float64((after - before).Microseconds()) / n, nil
+}
+
+func (s *server) stop() {
+	for _, c := range s.conns {
+		c.Close()
+	}
+	s.stdin.Close()
+	s.cmd.Wait()
+}
+
+// cpuOf sums what the scheduler counted for the threads of a process; /proc/PID/stat counts in ticks of 10 ms.
+func cpuOf(pid int) (time.Duration, error) {
+	files, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task/*/schedstat"))
+	if err != nil {
+		return 0, err
+	}
+	var sum time.Duration
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue // a thread that ended
+		}
+		first, _, _ := strings.Cut(string(data), " ")
+		ns, err := strconv.ParseInt(first, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += time.Duration(ns)
+	}
+	if len(files) == 0 {
+		return 0, errors.New("no scheduler statistics")
+	}
+	return sum, nil
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/zdt-dev/zdt/internal/load"
+	"github.com/zdt-dev/zdt/upgrade"
+)
+
+const (
+	service = "bench"
+	address = "127.0.0.1:8080"
+)
+
+// upgrades measures what an operator waits for: the commands as a shell runs them, from exec to exit.
+func upgrades(ctx context.Context, t *table, n int) error {
+	t.title = "What an operator waits for"
+	hello, err := os.ReadFile(filepath.Join(dir, "hello"))
+	if err != nil {
+		return err
+	}
+	if _, _, err := zdt(ctx, "init", service, "--exec", filepath.Join(dir, "hello"), "--listen", address+"=http", "--start"); err != nil {
+		return err
+	}
+	u := &upgrader{program: hello}
+	idle, err := u.series(ctx, n)
+	if err != nil {
+		return fmt.Errorf("upgrades: %w", err)
+	}
+	t.times("zdt upgrade: a new release, no bake, no clients", idle.wall, 250*time.Millisecond)
+	for _, p := range upgrade.Phases() {
+		t.times("  "+string(p), idle.phases[p], 0)
+	}
+
+	l := load.Start(load.Config{Dial: func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", address)
+	}})
+	busy, err := u.series(ctx, max(n/4, 2))
+	report := l.Stop()
+	if err != nil {
+		return fmt.Errorf("upgrades under load: %w", err)
+	}
+	t.times("zdt upgrade under load: 32 kept connections, 4 fresh", busy.wall, 0)
+	t.value("  clients: failed, refused", fmt.Sprintf("%d, %d", report.Failed, report.Refused), "0, 0", report.Failed+report.Refused == 0)
+	t.value("  clients: requests per second meanwhile", fmt.Sprintf("%.0f/s", float64(report.Requests)/report.Elapsed.Seconds()), "", true)
+
+	for _, args := range [][]string{{"status", service}, {"status", service, "-o", "json"}} {
+		var wall []time.Duration
+		for range n {
+			took, _, err := zdt(ctx, args...)
+			if err != nil {
+				return err
+			}
+			wall = append(wall, took)
+		}
+		t.times("zdt "+strings.Join(args, " "), wall, 50*time.Millisecond)
+	}
+	return nil
+}
+
+// upgrader makes a release nobody has seen for each upgrade.
+type upgrader struct {
+	program []byte
+	made    int
+}
+
+type upgradeTimes struct {
+	wall   []time.Duration
+	phases map[upgrade.Phase][]time.Duration
+}
+
+func (u *upgrader) series(ctx context.Context, n int) (upgradeTimes, error) {
+	r := upgradeTimes{phases: make(map[upgrade.Phase][]time.Duration)}
+	for range n {
+		// Bytes behind the end of an ELF file change its checksum and nothing else.
+		u.made++
+		file := filepath.Join(dir, "next")
+		if err := os.WriteFile(file, fmt.Appendf(bytes.Clone(u.program), "release %d", u.made), 0o755); err != nil {
+			return r, err
+		}
+		took, out, err := zdt(ctx, "upgrade", service, "--binary", file, "--bake", "0s", "-o", "json")
+		if err != nil {
+			return r, err
+		}
+		var report upgrade.Report
+		if err := json.Unmarshal(out, &report); err != nil {
+			return r, fmt.Errorf("read the report: %w", err)
+		}
+		if report.Outcome != upgrade.Upgraded {
+			return r, fmt.Errorf("outcome %q", report.Outcome)
+		}
+		r.wall = append(r.wall, took)
+		for _, timing := range report.Timings {
+			r.phases[timing.Phase] = append(r.phases[timing.Phase], timing.Took)
+		}
+	}
+	return r, nil
+}
+
+// zdt runs zdt and returns how long that took, and its standard output.
+func zdt(ctx context.Context, args ...string) (time.Duration, []byte, error) {
+	began := time.Now()
+	out, err := exec.CommandContext(ctx, "zdt", args...).Output()
+	took := time.Since(began)
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w\n%s%s", err, out, exit.Stderr)
+		}
+		return 0, nil, fmt.Errorf("zdt %s: %w", strings.Join(args, " "), err)
+	}
+	return took, out, nil
+}
+
+// programs is about zdt's own binary.
+func programs(ctx context.Context, t *table, n int) error {
+	t.title = "The programs"
+	path, err := exec.LookPath("zdt")
+	if err != nil {
+		return err
+	}
+	for name, file := range map[string]string{"size of zdt": path, "size of examples/hello": filepath.Join(dir, "hello")} {
+		info, err := os.Stat(file)
+		if err != nil {
+			return err
+		}
+		t.value(name, fmt.Sprintf("%.1f MB", float64(info.Size())/1e6), "", true)
+	}
+	var wall []time.Duration
+	for range n {
+		took, _, err := zdt(ctx, "version")
+		if err != nil {
+			return err
+		}
+		wall = append(wall, took)
+	}
+	t.times("zdt version", wall, 0)
+	return nil
+}

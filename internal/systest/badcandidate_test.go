@@ -86,6 +86,7 @@ func (s *service) script(interpreter, text string) string {
 // Whatever is wrong with a candidate: the verdict says so, no client notices, the same file may be tried again, and the
 // next good release goes through.
 func TestBadCandidate(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		if err := g.WriteFile("/etc/hello.key", []byte("secret\n"), 0o600); err != nil {
@@ -103,7 +104,7 @@ func TestBadCandidate(t *testing.T) {
 				for range 2 { // the same file can be retried
 					c.check(t, s.upgradeFile(file, c.flags...), pid)
 					st := s.settled()
-					if s.mainPID() != pid || st.Runtime.Generation != generation || st.Txn != nil {
+					if s.mainPID() != pid || st.Runtime.Generation != generation || st.Txn != nil || st.Current.ID != st.Running.ID {
 						t.Errorf("main process %d of generation %d did not just serve on:\n%s", pid, generation, st.text)
 					}
 				}
@@ -143,6 +144,7 @@ func (c badCandidate) check(t *testing.T, r result, incumbent int) {
 // A new main process that dies while the old one still drains: systemd cannot see that death, so the old one takes the
 // service back, zdt makes systemd believe in it again, and the next upgrade works.
 func TestNewMainProcessDiesDuringDrain(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		old := s.mainPID()
@@ -174,6 +176,7 @@ func TestNewMainProcessDiesDuringDrain(t *testing.T) {
 // The same death with nobody watching: the old generation serves on by itself, zdt status says what is wrong, and the
 // next upgrade puts it right first.
 func TestNewMainProcessDiesUnattended(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		old := s.mainPID()

@@ -9,6 +9,7 @@ import (
 
 // The same binary a second time changes nothing, whatever the file is called.
 func TestSameBinaryTwice(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		s.upgrade(good(1)).mustBe(upgrade.Unchanged, 0) // what zdt init imported

@@ -14,6 +14,7 @@ import (
 // Nobody notices 25 upgrades in a row: not one of 32 clients that keep their connection and of 4 that open one per
 // request, half of them with POST, none with a retry. And nothing piles up.
 func TestUpgradesUnderLoad(t *testing.T) {
+	t.Parallel()
 	const upgrades = 25
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
@@ -80,6 +81,7 @@ func (r result) events() []string {
 
 // The race detector finds nothing in a service that is upgraded under load, aborted handoffs included.
 func TestRaceDetector(t *testing.T) {
+	t.Parallel()
 	// TSan maps memory at fixed places and, where the kernel randomises too much, starts itself again without that: both
 	// are what a sandbox forbids. exitcode would make a race look like a failed upgrade only.
 	const dropIn = "[Service]\nEnvironment=\"GORACE=atexit_sleep_ms=0 halt_on_error=0\"\nLockPersonality=no\nMemoryDenyWriteExecute=no\nSystemCallFilter=\n"

@@ -37,10 +37,10 @@ func newHost(t *testing.T, g *guest.Guest) (s *service, program string) {
 	return s, s.put(good(1))
 }
 
-// init runs zdt init NAME with the flags, however it ends.
-func (s *service) init(name string, flags ...string) initResult {
+// init runs zdt init with the flags, however it ends.
+func (s *service) init(flags ...string) initResult {
 	s.t.Helper()
-	r, err := s.g.Run(s.t.Context(), append([]string{"zdt", "init", name, "-o", "json"}, flags...)...)
+	r, err := s.g.Run(s.t.Context(), append([]string{"zdt", "init", s.name, "-o", "json"}, flags...)...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -72,28 +72,31 @@ func (s *service) fingerprint() string {
 			find $d -type f -exec sha256sum {} + | sort
 		done
 		systemctl list-unit-files --no-legend --no-pager
-		systemctl list-units --all --no-legend --no-pager 'hello*'`)
+		systemctl list-units --all --no-legend --no-pager '`+s.name+`*'`)
 }
 
 // What zdt init writes is read by systemd without a word of complaint, is sandboxed well, and serves. Doing it again
 // changes nothing.
 func TestInit(t *testing.T) {
-	for _, tt := range []struct {
-		name  string
-		flags []string
-	}{
-		{"dynamic user", []string{"--dynamic-user", "--listen", "127.0.0.1:8080=http"}},
-		{"account", []string{"--service-user", guest.User, "--listen", "127.0.0.1:8080=http", "--bake", "100ms"}},
-		{"root", []string{"--listen", "127.0.0.1:8080=http", "--drain-timeout", "3s", "--description", `100% "hello"`}},
-		{"several sockets", []string{"--dynamic-user", "--listen", "8080=http", "--listen", "unix:/run/hello.sock=local", "--listen", "udp:127.0.0.1:8053=dns"}},
-		{"no socket", []string{"--dynamic-user"}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			guest.Each(t, func(t *testing.T, g *guest.Guest) {
-				s, program := newHost(t, g)
+	t.Parallel()
+	guest.Each(t, func(t *testing.T, g *guest.Guest) {
+		host, program := newHost(t, g)
+		for _, tt := range []struct {
+			name  string
+			addr  string
+			flags []string
+		}{
+			{"dynamic-user", "127.0.0.1:8081", []string{"--dynamic-user", "--listen", "127.0.0.1:8081=http"}},
+			{"account", "127.0.0.1:8082", []string{"--service-user", guest.User, "--listen", "127.0.0.1:8082=http", "--bake", "100ms"}},
+			{"root", "127.0.0.1:8083", []string{"--listen", "127.0.0.1:8083=http", "--drain-timeout", "3s", "--description", `100% "hello"`}},
+			{"several-sockets", "127.0.0.1:8084", []string{"--dynamic-user", "--listen", "8084=http", "--listen", "unix:/run/hello.sock=local", "--listen", "udp:127.0.0.1:8053=dns"}},
+			{"no-socket", "127.0.0.1:8085", []string{"--dynamic-user", "--", "-listen", "127.0.0.1:8085"}},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				s := *host
+				s.t, s.name, s.unit, s.addr = t, tt.name, tt.name+".service", tt.addr
 				flags := append([]string{"--exec", program, "--start"}, tt.flags...)
-				first := s.init("hello", flags...)
+				first := s.init(flags...)
 				first.mustBe(t, "changed", 0)
 				var units []string
 				for _, f := range first.Files {
@@ -110,20 +113,20 @@ func TestInit(t *testing.T) {
 				}
 
 				before, pid := s.fingerprint(), s.mainPID()
-				s.init("hello", flags...).mustBe(t, "unchanged", 0)
+				s.init(flags...).mustBe(t, "unchanged", 0)
 				if after := s.fingerprint(); after != before || s.mainPID() != pid {
 					t.Errorf("the second init changed something. Before:\n%s\nAfter:\n%s", before, after)
 				}
 
 				s.mustUpgrade(good(2))
 				s.mustRun(2)
-				s.init("hello", flags...).mustBe(t, "unchanged", 0) // it does not deploy release 1 again
+				s.init(flags...).mustBe(t, "unchanged", 0) // it does not deploy release 1 again
 				s.mustRun(2)
 				s.run("systemctl", "restart", s.unit)
 				s.mustRun(2)
 			})
-		})
-	}
+		}
+	})
 }
 
 // mustVerify has systemd-analyze judge the units; its exit status is 0 for keys that it does not know.
@@ -150,11 +153,12 @@ func (s *service) exposure() float64 {
 
 // A dry run shows the units and changes nothing at all.
 func TestInitDryRun(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s, program := newHost(t, g)
 		flags := []string{"--exec", program, "--listen", "127.0.0.1:8080=http", "--dynamic-user", "--start"}
 		before := s.fingerprint()
-		r := s.init("hello", append(flags, "--dry-run")...)
+		r := s.init(append(flags, "--dry-run")...)
 		r.mustBe(t, "would-change", 0)
 		if after := s.fingerprint(); after != before {
 			t.Errorf("something changed. Before:\n%s\nAfter:\n%s", before, after)
@@ -163,9 +167,9 @@ func TestInitDryRun(t *testing.T) {
 			t.Errorf("does not say what would be done:\n%s", r.exec)
 		}
 
-		s.init("hello", flags...).mustBe(t, "changed", 0)
+		s.init(flags...).mustBe(t, "changed", 0)
 		before = s.fingerprint()
-		r = s.init("hello", append(flags, "--drain-timeout=7s", "--dry-run")...)
+		r = s.init(append(flags, "--drain-timeout=7s", "--dry-run")...)
 		r.mustBe(t, "would-change", 0)
 		if after := s.fingerprint(); after != before {
 			t.Errorf("something changed. Before:\n%s\nAfter:\n%s", before, after)
@@ -179,6 +183,7 @@ func TestInitDryRun(t *testing.T) {
 
 // A unit that a person wrote or edited stays as it is, wherever systemd has it from; with --force a copy is kept.
 func TestInitHandMade(t *testing.T) {
+	t.Parallel()
 	const unit = "/etc/systemd/system/hello.service"
 	const handMade = "[Service]\nExecStart=/bin/sleep infinity\n"
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
@@ -187,7 +192,7 @@ func TestInitHandMade(t *testing.T) {
 		refuses := func(what string) {
 			t.Helper()
 			before := s.fingerprint()
-			r := s.init("hello", flags...)
+			r := s.init(flags...)
 			if r.exec.Code != 10 || r.Changed || r.Error == "" || r.Hint == "" {
 				t.Errorf("%s: want a refusal with the reason and a hint\n%s", what, r.exec)
 			}
@@ -207,7 +212,7 @@ func TestInitHandMade(t *testing.T) {
 		s.run("systemctl", "daemon-reload")
 		refuses("a hand-made unit")
 
-		s.init("hello", append(flags, "--force", "--start")...).mustBe(t, "changed", 0)
+		s.init(append(flags, "--force", "--start")...).mustBe(t, "changed", 0)
 		if copies := s.run("sh", "-c", fmt.Sprintf("cat %s.zdt-saved-*", unit)); copies+"\n" != handMade {
 			t.Errorf("the copy of the hand-made unit has %q", copies)
 		}
@@ -222,7 +227,7 @@ func TestInitHandMade(t *testing.T) {
 		// A drop-in is the way to change something, and stays.
 		s.write("/etc/systemd/system/hello.service.d/mine.conf", "[Service]\nRestart=no\n")
 		s.run("systemctl", "daemon-reload")
-		s.init("hello", flags...).mustBe(t, "unchanged", 0)
+		s.init(flags...).mustBe(t, "unchanged", 0)
 		if got := s.show("Restart"); got != "no" {
 			t.Errorf("Restart=%s in spite of the drop-in", got)
 		}

@@ -28,9 +28,13 @@ import (
 //
 // The end of the other process shows as the end of the stream.
 const (
-	wireVersion    = 1
+	wireVersion    = WireVersion
 	wireMinVersion = 1
 )
+
+// WireVersion is the newest version of the protocol between two generations
+// that this package speaks.
+const WireVersion = 1
 
 type messageType string
 

@@ -6,20 +6,19 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // dial pins the socket's inode before it connects, so that a service user who
 // swaps the path for a symlink to some other, privileged socket gains nothing.
-// openat2 needs Linux 5.6; connecting through /proc/self/fd works on O_PATH
-// descriptors of sockets.
+// Connecting through /proc/self/fd works on O_PATH descriptors of sockets.
 func dial(ctx context.Context, path string) (net.Conn, Cred, error) {
-	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW,
-		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openNoSymlinks(path)
 	if err != nil {
 		return nil, Cred{}, &os.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -62,4 +61,63 @@ func PeerCred(conn *net.UnixConn) (Cred, error) {
 		return Cred{}, fmt.Errorf("SO_PEERCRED: %w", operr)
 	}
 	return Cred{PID: int(ucred.Pid), UID: ucred.Uid}, nil
+}
+
+// openNoSymlinks opens path, without a symbolic link anywhere in it, with
+// O_PATH. Element by element and not with openat2(2): RestrictSUIDSGID=yes in
+// the service's own unit, where ExecReload= runs zdt, makes that ENOSYS.
+func openNoSymlinks(path string) (int, error) {
+	dir := unix.AT_FDCWD
+	elems := strings.Split(filepath.Clean(path), "/")
+	if elems[0] == "" {
+		elems[0] = "/"
+	}
+	for i, elem := range elems {
+		flags := unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW
+		if i < len(elems)-1 {
+			flags |= unix.O_DIRECTORY // with O_NOFOLLOW a link is ENOTDIR
+		}
+		fd, err := unix.Openat(dir, elem, flags, 0)
+		if dir != unix.AT_FDCWD {
+			unix.Close(dir)
+		}
+		if err != nil {
+			return -1, err
+		}
+		dir = fd
+	}
+	return dir, nil
+}
+
+// openNoSymlinks opens path as O_PATH and follows no symlink on the way. Step by
+// step and not with openat2(2), which a sandbox with RestrictSUIDSGID= answers
+// with ENOSYS (systemd cannot look into its arguments): "zdt handoff" runs in the
+// service's own as ExecReload=.
+func openNoSymlinks(path string) (int, error) {
+	dir := unix.AT_FDCWD
+	if strings.HasPrefix(path, "/") {
+		var err error
+		if dir, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return -1, err
+		}
+	}
+	steps := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
+	for i, name := range steps {
+		flags := unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
+		if i < len(steps)-1 {
+			flags |= unix.O_DIRECTORY // of a symlink: ENOTDIR
+		}
+		next, err := unix.Openat(dir, name, flags, 0)
+		if dir != unix.AT_FDCWD {
+			unix.Close(dir)
+		}
+		if err != nil {
+			return -1, err
+		}
+		dir = next
+	}
+	if dir == unix.AT_FDCWD {
+		return -1, unix.ENOENT
+	}
+	return dir, nil
 }

@@ -1,5 +1,3 @@
-//go:build script
-
 package cmd_test
 
 import (

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/zdt-dev/zdt/handoff"
 	"github.com/zdt-dev/zdt/handoff/control"
 )
 
@@ -31,6 +32,8 @@ type versionDoc struct {
 	Platform string `json:"platform"`
 	// Control is the version of the control socket's protocol.
 	Control int `json:"control_protocol"`
+	// Wire is the version of the protocol between two generations.
+	Wire int `json:"wire_protocol"`
 }
 
 func newVersionCmd(f *factory) *cobra.Command {
@@ -50,7 +53,7 @@ func newVersionCmd(f *factory) *cobra.Command {
 func buildVersion(info *debug.BuildInfo) versionDoc {
 	v := versionDoc{
 		Schema: "zdt.version/1", Version: linkedVersion, Commit: linkedCommit, Date: linkedDate,
-		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Control: control.Version,
+		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Control: control.Version, Wire: handoff.WireVersion,
 	}
 	if info != nil {
 		v.Version = cmp.Or(v.Version, info.Main.Version)
@@ -78,7 +81,7 @@ func runVersion(f *factory, v versionDoc) error {
 	if v.Modified {
 		commit += " (modified)"
 	}
-	_, err := fmt.Fprintf(f.Out, "zdt %s\ncommit    %s\nbuilt     %s\ngo        %s %s\nprotocol  control %d\n",
-		v.Version, commit, cmp.Or(v.Date, "unknown"), v.Go, v.Platform, v.Control)
+	_, err := fmt.Fprintf(f.Out, "zdt %s\ncommit    %s\nbuilt     %s\ngo        %s %s\nprotocol  control %d, wire %d\n",
+		v.Version, commit, cmp.Or(v.Date, "unknown"), v.Go, v.Platform, v.Control, v.Wire)
 	return err
 }

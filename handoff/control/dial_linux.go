@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,39 +84,6 @@ func openNoSymlinks(path string) (int, error) {
 			return -1, err
 		}
 		dir = fd
-	}
-	return dir, nil
-}
-
-// openNoSymlinks opens path as O_PATH and follows no symlink on the way. Step by
-// step and not with openat2(2), which a sandbox with RestrictSUIDSGID= answers
-// with ENOSYS (systemd cannot look into its arguments): "zdt handoff" runs in the
-// service's own as ExecReload=.
-func openNoSymlinks(path string) (int, error) {
-	dir := unix.AT_FDCWD
-	if strings.HasPrefix(path, "/") {
-		var err error
-		if dir, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-			return -1, err
-		}
-	}
-	steps := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
-	for i, name := range steps {
-		flags := unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
-		if i < len(steps)-1 {
-			flags |= unix.O_DIRECTORY // of a symlink: ENOTDIR
-		}
-		next, err := unix.Openat(dir, name, flags, 0)
-		if dir != unix.AT_FDCWD {
-			unix.Close(dir)
-		}
-		if err != nil {
-			return -1, err
-		}
-		dir = next
-	}
-	if dir == unix.AT_FDCWD {
-		return -1, unix.ENOENT
 	}
 	return dir, nil
 }

@@ -275,7 +275,7 @@ func (m *machine) carryOut(req control.Request) (code, text string) {
 		if reason == "" {
 			reason = "asked over the control socket"
 		}
-		if m.phase != control.Aborting {
+		if m.undecided() {
 			m.undo(journal.ReasonRequested, reason)
 		}
 		return "", ""

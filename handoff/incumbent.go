@@ -253,6 +253,13 @@ func (m *machine) commit() error {
 	return nil
 }
 
+// undecided reports whether there is a handoff to commit or to undo. One that
+// was undone already is none, even while its candidate lives: to undo it again
+// would make a service that stops believe that it serves.
+func (m *machine) undecided() bool {
+	return m.phase == control.Forked || m.phase == control.Held
+}
+
 // undo takes a handoff back before its commit: this generation serves again at
 // once, the candidate finishes what it accepted and ends.
 func (m *machine) undo(reason journal.Reason, detail string) {

@@ -191,10 +191,9 @@ func (m *machine) signal(s os.Signal) {
 	case sigHandoff:
 		m.start()
 	case sigAbort:
-		if m.attempt == nil || m.attempt.committed || m.phase == control.Aborting {
-			return
+		if m.undecided() {
+			m.undo(journal.ReasonSignal, "SIGUSR1")
 		}
-		m.undo(journal.ReasonSignal, "SIGUSR1")
 	case sigQuit:
 		m.quit()
 	default:

@@ -233,7 +233,7 @@ func TestSuccessorDiesInTheDrain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.systemd.old = old
-			w.block()
+			end := w.block()
 			w.at(Drain, func() { unix.Kill(w.systemd.mainPID(), unix.SIGKILL) })
 			rep := w.upgrade(program(t, "good", "v2"))
 			w.want(rep, RolledBack, Drain, "crashed")
@@ -245,6 +245,7 @@ func TestSuccessorDiesInTheDrain(t *testing.T) {
 			rep = w.upgrade(program(t, "crash", "v3"))
 			w.want(rep, RolledBack, Listen, "crashed")
 			wantText(t, "action", rep.Action, "never stopped serving")
+			end()
 			w.wantNextWorks()
 			w.wantHistory(RolledBack, RolledBack, Upgraded)
 		})

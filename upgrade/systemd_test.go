@@ -164,7 +164,7 @@ func (s *systemd) launch() {
 }
 
 // superviseLocked follows a main process. Who is not a child dies unnoticed,
-// until its parent has died too.
+// until its parent has died too; by then somebody else may be the main process.
 func (s *systemd) superviseLocked(pid, parent int) {
 	p, err := openProcess(pid)
 	if err != nil {
@@ -190,7 +190,7 @@ func (s *systemd) superviseLocked(pid, parent int) {
 			if _, err := unix.Wait4(pid, &ws, 0, nil); err == unix.EINTR {
 				continue
 			} else if err != nil {
-				return // its parent saw to it
+				ws = 0 // its parent had seen to it: nobody knows how it ended
 			}
 			break
 		}

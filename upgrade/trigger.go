@@ -113,14 +113,11 @@ func (r *run) arm() error {
 	if err == nil {
 		return nil
 	}
-	var refused *control.Error
-	if !errors.As(err, &refused) {
-		// Also when it is unknown whether it is armed. An arming that cannot be
-		// taken back ends by itself after 10 s.
-		r.ask(context.WithoutCancel(r.ctx), func(c *control.Client, ctx context.Context) (control.Status, error) {
-			return c.Disarm(ctx, r.report.TxID)
-		})
-	}
+	// Whether it is armed may be unknown. An arming that cannot be taken back
+	// ends by itself after 10 s; another's is not touched.
+	r.ask(context.WithoutCancel(r.ctx), func(c *control.Client, ctx context.Context) (control.Status, error) {
+		return c.Disarm(ctx, r.report.TxID)
+	})
 	return refuse("see what goes on: "+r.zdt("status", r.Options.Service), "prepare the handoff: %w", err)
 }
 

@@ -13,7 +13,7 @@ func (d *demo) writePicture(path string) error {
 	var all termsvg.Screen
 	var lines []termsvg.Line
 	for i, c := range d.upgrades {
-		var s termsvg.Screen
+		s := termsvg.Screen{Columns: d.columns}
 		if err := s.Feed(c.output); err != nil {
 			return fmt.Errorf("draw the output of %s: %w", c.line, err)
 		}

@@ -35,8 +35,10 @@ type cell struct {
 	style Style
 }
 
-// Screen is a terminal without a bottom. The zero value is empty.
+// Screen is a terminal without a bottom. The zero value is empty and as wide as it needs to be.
 type Screen struct {
+	Columns int // longer lines go on in the next one; 0 stands for any length
+
 	rows     [][]cell
 	row, col int
 	style    Style
@@ -76,6 +78,9 @@ func (s *Screen) Feed(output string) error {
 }
 
 func (s *Screen) put(r rune) {
+	if s.Columns > 0 && s.col >= s.Columns {
+		s.row, s.col = s.row+1, 0
+	}
 	for len(s.rows) <= s.row {
 		s.rows = append(s.rows, nil)
 	}

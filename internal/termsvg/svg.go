@@ -48,7 +48,7 @@ func WriteSVG(w io.Writer, title string, lines []Line) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %d" width="%.0f" height="%d" role="img">`, width, tall, width, tall)
 	fmt.Fprintf(&b, "\n<title>%s</title>\n", escape(title))
-	fmt.Fprintf(&b, "<style>text{font:%dpx ui-monospace,SFMono-Regular,Menlo,Consolas,\"DejaVu Sans Mono\",monospace;fill:%s;white-space:pre}.b{font-weight:700}.f{fill:%s}%s</style>\n",
+	fmt.Fprintf(&b, "<style>text{font:%dpx ui-monospace,SFMono-Regular,Menlo,Consolas,\"DejaVu Sans Mono\",monospace;fill:%s}.b{font-weight:700}.f{fill:%s}%s</style>\n",
 		fontSize, foreground, faint, colorClasses(lines))
 	fmt.Fprintf(&b, `<rect x=".5" y=".5" width="%.0f" height="%d" rx="8" fill="%s" stroke="%s"/>`+"\n", width-1, tall-1, background, frame)
 	for i, l := range lines {
@@ -62,20 +62,32 @@ func WriteSVG(w io.Writer, title string, lines []Line) error {
 	return err
 }
 
-// writeRun leaves out the space around the text, which shows nothing.
+// writeRun writes the words of a run. More than one space ends a piece of text, since some renderers show any number of
+// them as one.
 func writeRun(b *bytes.Buffer, r Run, y int) {
-	text := strings.TrimRight(r.Text, " ")
-	trimmed := strings.TrimLeft(text, " ")
-	if trimmed == "" {
-		return
+	column := r.Column
+	for i, text := range strings.Split(r.Text, "  ") {
+		if i > 0 {
+			column += 2
+		}
+		n := utf8.RuneCountInString(text)
+		trimmed := strings.TrimLeft(text, " ")
+		left := n - utf8.RuneCountInString(trimmed)
+		trimmed = strings.TrimRight(trimmed, " ")
+		if trimmed != "" {
+			writeText(b, trimmed, r.Style, column+left, y)
+		}
+		column += n
 	}
-	n := utf8.RuneCountInString(trimmed)
-	x := margin + float64(r.Column+utf8.RuneCountInString(text)-n)*advance
-	fmt.Fprintf(b, `<text x="%s" y="%d" textLength="%s"`, number(x), y, number(float64(n)*advance))
-	if class := class(r.Style); class != "" {
+}
+
+func writeText(b *bytes.Buffer, text string, style Style, column, y int) {
+	x, width := margin+float64(column)*advance, float64(utf8.RuneCountInString(text))*advance
+	fmt.Fprintf(b, `<text x="%s" y="%d" textLength="%s"`, number(x), y, number(width))
+	if class := class(style); class != "" {
 		fmt.Fprintf(b, ` class="%s"`, class)
 	}
-	fmt.Fprintf(b, ">%s</text>\n", escape(trimmed))
+	fmt.Fprintf(b, ">%s</text>\n", escape(text))
 }
 
 func class(s Style) string {

@@ -37,6 +37,16 @@ func TestScreen(t *testing.T) {
 	}
 }
 
+func TestScreenWraps(t *testing.T) {
+	s := Screen{Columns: 4}
+	if err := s.Feed("abcdefghi\r\nabcd\r\nend"); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := join(s.Lines()), "abcd|efgh|i|abcd|end"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestScreenStyles(t *testing.T) {
 	var s Screen
 	if err := s.Feed("\x1b[1;31mbad\x1b[22m still red \x1b[39;2mfaint\x1b[m plain"); err != nil {
@@ -90,6 +100,24 @@ func TestWriteSVG(t *testing.T) {
 		if !strings.Contains(svg, want) {
 			t.Errorf("no %s in\n%s", want, svg)
 		}
+	}
+}
+
+// Columns stay columns in renderers that show several spaces as one.
+func TestColumns(t *testing.T) {
+	var b strings.Builder
+	if err := WriteSVG(&b, "", []Line{{{Column: 1, Text: "  a b     c  "}}}); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(b.String()) {
+		if strings.HasPrefix(line, "<text ") {
+			got = append(got, strings.TrimSpace(line))
+		}
+	}
+	want := []string{`<text x="43.2" y="30" textLength="25.2">a b</text>`, `<text x="110.4" y="30" textLength="8.4">c</text>`}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 

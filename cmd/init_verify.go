@@ -37,7 +37,8 @@ func (p *initPlan) verify(ctx context.Context, user bool) error {
 	// verify insists that both can be executed. That they can has been looked at.
 	stand := strings.NewReplacer(
 		"ExecStart="+filepath.Join(p.spec.StateDir, "current", p.spec.Exec), "ExecStart=/bin/sh",
-		"ExecReload="+p.spec.Zdt, "ExecReload=/bin/sh")
+		"ExecReload="+p.spec.Zdt, "ExecReload=/bin/sh",
+		"ExecStop=-"+p.spec.Zdt, "ExecStop=-/bin/sh")
 	for _, f := range p.files {
 		path := filepath.Join(dir, f.Name)
 		if err := os.WriteFile(path, []byte(stand.Replace(string(f.Data))), 0o644); err != nil {

@@ -143,6 +143,7 @@ sockets to the new one, watches over it, and rolls back when that fails.`,
 		newStatusCmd(f),
 		newWatchCmd(f),
 		newHandoffCmd(f),
+		newStopCmd(f),
 		newVersionCmd(f),
 		newCompletionCmd(f),
 	)

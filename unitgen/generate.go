@@ -36,7 +36,8 @@ type serviceView struct {
 	Format                                int
 	Description                           string
 	Sockets                               string
-	ExecStart, ExecReload, StartProbe     string
+	ExecStart, ExecReload, ExecStop       string
+	StartProbe                            string
 	Environment                           []string
 	ReadyTimeout, DrainTimeout, Bake      string
 	TimeoutStart, TimeoutStop, RestartSec string
@@ -90,6 +91,7 @@ func newServiceView(s Spec) serviceView {
 		Sockets:      joinUnits(s.SocketUnits()),
 		ExecStart:    command(append([]string{s.execPath()}, s.Args...)),
 		ExecReload:   command([]string{s.Zdt, "handoff"}),
+		ExecStop:     command([]string{s.Zdt, "stop"}),
 		ReadyTimeout: formatSpan(s.ReadyTimeout),
 		DrainTimeout: formatSpan(s.DrainTimeout),
 		Bake:         formatSpan(s.Bake),

@@ -48,7 +48,7 @@ type Spec struct {
 
 	StateDir string // default: /var/lib/zdt/NAME; needed with UserManager
 	UnitDir  string // default: /etc/systemd/system; needed with UserManager
-	Zdt      string // absolute path of zdt itself, for ExecReload=
+	Zdt      string // absolute path of zdt itself, for ExecReload= and ExecStop=
 
 	Listen  []Listen // none: a service without sockets of systemd's
 	Runtime Runtime  // default: RuntimeLibrary

@@ -35,6 +35,7 @@ func main() {
 		err = child()
 	case len(os.Args) == 2 && os.Args[1] == "handoff":
 		err = reload()
+	case len(os.Args) == 2 && os.Args[1] == "stop": // ExecStop=; systemd knows how to stop the probe
 	default:
 		err = serve()
 	}

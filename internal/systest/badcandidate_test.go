@@ -3,6 +3,7 @@ package systest
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +140,27 @@ func (c badCandidate) check(t *testing.T, r result, incumbent int) {
 	if want := fmt.Sprintf("pid %d never stopped serving", incumbent); c.outcome == upgrade.RolledBack && r.Action != want {
 		t.Errorf("action %q, want %q", r.Action, want)
 	}
+}
+
+// However often an upgrade fails, the process that serves on keeps nothing of it: no descriptor, no child, no change.
+func TestFailuresLeaveNothing(t *testing.T) {
+	t.Parallel()
+	guest.Each(t, func(t *testing.T, g *guest.Guest) {
+		s := newService(t, g, options{})
+		s.upgrade(bad(2, crash)).mustBe(upgrade.RolledBack, 11) // what is opened once and kept
+		s.settled()
+		pid, before := s.mainPID(), s.descriptors()
+		for range 3 {
+			s.upgrade(bad(2, crash)).mustBe(upgrade.RolledBack, 11)
+			s.upgrade(bad(2, crashAfterReady)).mustBe(upgrade.RolledBack, 11)
+			s.upgrade(bad(2, hang), "--ready-timeout=50ms").mustBe(upgrade.RolledBack, 11)
+		}
+		s.await("the descriptors of before", func() bool { return slices.Equal(s.descriptors(), before) })
+		s.mustRun(1)
+		if now := s.mainPID(); now != pid {
+			t.Errorf("process %d serves, and not %d", now, pid)
+		}
+	})
 }
 
 // A new main process that dies while the old one still drains: systemd cannot see that death, so the old one takes the

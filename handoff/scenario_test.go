@@ -399,21 +399,16 @@ func TestAbort(t *testing.T) {
 				} else {
 					held := s.hold("t1")
 					// The candidate has accepted a request; it finishes it.
-					slow := make(chan string, 1)
-					reached := make(chan struct{})
-					go func() {
-						close(reached)
-						slow <- s.getQuietly("/slow?for=700ms")
-					}()
-					<-reached
-					eventually(t, "the candidate is busy", func() bool { return s.establishedBy(held.Handoff.Candidate) > 0 })
+					c := s.connectTo(held.Handoff.Candidate)
+					defer c.Close()
+					fmt.Fprint(c, "GET /slow?for=700ms HTTP/1.1\r\nHost: test\r\n\r\n")
 					abort()
 					eventually(t, "the incumbent accepts", func() bool { return s.get("/") == fmt.Sprintf("1 %d", st.PID) })
 					if now := s.mustStatus(); now.Phase != control.Aborting {
 						t.Errorf("phase %s, want %s", now.Phase, control.Aborting)
 					}
-					if got := <-slow; got != "2 done" {
-						t.Errorf("request that the candidate had accepted: %q", got)
+					if got, _, err := c.answer(); got != "2 done" {
+						t.Errorf("request that the candidate had accepted: %q, %v", got, err)
 					}
 				}
 				want := map[string]journal.Reason{"signal": journal.ReasonSignal, "control": journal.ReasonRequested}[how]
@@ -430,27 +425,20 @@ func TestAbort(t *testing.T) {
 	}
 }
 
-// establishedBy counts the TCP connections of a process, by its descriptors,
-// beyond the listening socket.
-func (s *stage) establishedBy(pid int) int {
-	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	table, _ := os.ReadFile("/proc/net/tcp")
-	n := 0
-	for _, e := range entries {
-		to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, e.Name()))
-		inode, ok := strings.CutPrefix(to, "socket:[")
-		if !ok {
-			continue
+// connectTo opens a connection that pid has accepted. Right after READY the
+// incumbent, too, may still take one.
+func (s *stage) connectTo(pid int) *httpConn {
+	s.t.Helper()
+	var c *httpConn
+	eventually(s.t, fmt.Sprintf("process %d accepts", pid), func() bool {
+		c = s.idleConnection()
+		if body, _, err := c.get("/"); err == nil && strings.HasSuffix(body, fmt.Sprintf(" %d", pid)) {
+			return true
 		}
-		inode = strings.TrimSuffix(inode, "]")
-		for line := range strings.SplitSeq(string(table), "\n") {
-			f := strings.Fields(line)
-			if len(f) > 9 && f[9] == inode && f[3] == "01" {
-				n++
-			}
-		}
-	}
-	return n
+		c.Close()
+		return false
+	})
+	return c
 }
 
 func checkCode(t *testing.T, err error, want string) {
@@ -526,9 +514,7 @@ func TestCommit(t *testing.T) {
 	if held.Armed != nil || held.Handoff.TxID != "t1" || !held.Handoff.Hold || held.Handoff.Deadline.IsZero() {
 		t.Errorf("held: %+v", held.Handoff)
 	}
-	if got, want := s.get("/"), fmt.Sprintf("2 %d", held.Handoff.Candidate); got != want {
-		t.Errorf("GET / while held = %q, want %q", got, want)
-	}
+	s.connectTo(held.Handoff.Candidate).Close()
 	if err := commit("t1"); err != nil {
 		t.Fatal(err)
 	}
@@ -564,9 +550,8 @@ func TestStopInEveryPhase(t *testing.T) {
 		{"aborting", busy, func(s *stage) (int, int) {
 			s.startReady()
 			st := s.hold("t1")
-			c := s.idleConnection()
+			c := s.connectTo(st.Handoff.Candidate)
 			s.t.Cleanup(func() { c.Close() })
-			eventually(s.t, "the candidate has the connection", func() bool { return s.establishedBy(st.Handoff.Candidate) > 0 })
 			s.signal(st.PID, syscall.SIGUSR1)
 			s.await("aborting", func(st control.Status) bool { return st.Phase == control.Aborting })
 			return st.PID, st.Handoff.Candidate
@@ -667,16 +652,16 @@ func TestCandidateAloneIsToldToStop(t *testing.T) {
 	t.Parallel()
 	s := stand(t, serviceConfig{DrainTimeout: patience})
 	st := s.hold("t1")
-	slow := make(chan string, 1)
-	go func() { slow <- s.getQuietly("/slow?for=500ms") }()
-	eventually(t, "the candidate is busy", func() bool { return s.establishedBy(st.Handoff.Candidate) > 0 })
+	c := s.connectTo(st.Handoff.Candidate)
+	defer c.Close()
+	fmt.Fprint(c, "GET /slow?for=700ms HTTP/1.1\r\nHost: test\r\n\r\n")
 	s.signal(st.Handoff.Candidate, syscall.SIGTERM)
 	eventually(t, "the incumbent accepts", func() bool { return s.get("/") == fmt.Sprintf("1 %d", st.PID) })
 	if now := s.mustStatus(); now.Phase != control.Aborting {
 		t.Errorf("phase %s, want %s", now.Phase, control.Aborting)
 	}
-	if got := <-slow; got != "2 done" {
-		t.Errorf("request that the candidate had accepted: %q", got)
+	if got, _, err := c.answer(); got != "2 done" {
+		t.Errorf("request that the candidate had accepted: %q, %v", got, err)
 	}
 	s.awaitFailure(string(journal.ReasonExited))
 	s.nextWorks()

@@ -17,9 +17,8 @@ func TestAbortWhileStopping(t *testing.T) {
 			s.startReady()
 			st := s.hold("t1")
 			// A request that the candidate works on keeps it alive until the abort was asked for.
-			c := s.idleConnection()
+			c := s.connectTo(st.Handoff.Candidate)
 			defer c.Close()
-			eventually(t, "the candidate has the connection", func() bool { return s.establishedBy(st.Handoff.Candidate) > 0 })
 			if _, err := c.Write([]byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")); err != nil {
 				t.Fatal(err)
 			}

@@ -27,6 +27,7 @@ func (s *service) keepWaiting() { s.run("rm", "-f", "/srv/hello.go-on") }
 // kept is an upgrade that a scenario keeps in a phase.
 type kept struct {
 	*running
+	file      string // of the guest, which it upgrades to
 	incumbent int
 	candidate int
 	// letGo lets it go on to its end, which is wait's result.
@@ -40,15 +41,18 @@ func (s *service) keepIn(phase control.Phase, n int) *kept {
 	switch phase {
 	case control.Forked:
 		s.keepWaiting()
-		k.running = s.startUpgrade(s.put(bad(n, wait)))
+		k.file = s.put(bad(n, wait))
+		k.running = s.startUpgrade(k.file)
 		k.letGo = s.letGo
 	case control.Held:
 		// There is no way yet to end a bake early: those who wait for its end wait for all of it.
-		k.running = s.startUpgrade(s.put(good(n)), "--bake=2s")
+		k.file = s.put(good(n))
+		k.running = s.startUpgrade(k.file, "--bake=2s")
 		k.letGo = func() {}
 	case control.Draining:
 		finish := s.hangingRequest()
-		k.running = s.startUpgrade(s.put(good(n)))
+		k.file = s.put(good(n))
+		k.running = s.startUpgrade(k.file)
 		k.letGo = func() { finish(version(n - 1)) }
 		k.candidate = s.drainingSuccessor(k.incumbent)
 		return k

@@ -55,6 +55,6 @@ func (r *run) closeEvidence() {
 		r.ev.close()
 	}
 	if r.story != nil {
-		r.report.Story, r.report.Journal = r.story.finish(r.report.Outcome == Upgraded)
+		r.report.Story, r.report.Journal = r.story.finish(context.WithoutCancel(r.ctx), r.report.Outcome == Upgraded)
 	}
 }

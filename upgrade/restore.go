@@ -264,7 +264,7 @@ const logLines = 20
 // lastWords are the candidate's last journal lines. A pid alone says too
 // little: without a cursor they could be those of another process.
 func (r *run) lastWords() (lines []string, cut int) {
-	if r.report.Candidate == 0 || r.story == nil || r.story.follower == nil {
+	if r.report.Candidate == 0 || r.story == nil || !r.story.readable {
 		return nil, 0
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.slack)

@@ -9,40 +9,38 @@ import (
 	"github.com/zdt-dev/zdt/journal"
 )
 
-// story collects what the journal tells of this transaction. One goroutine
-// reads; finish stops and joins it.
+// story collects what the journal tells of this transaction, in one go at its
+// end: nothing waits for it before. To follow the journal meanwhile would cost
+// the handoff a journalctl that starts beside the candidate, and be late all
+// the same, because journald wakes those who wait for entries only every
+// 250 ms (POST_CHANGE_TIMER_INTERVAL_USEC), while it shows what it has to
+// whoever comes to look.
 type story struct {
-	follower *journal.Follower
+	host     Host
+	cursor   string
+	txid     string
+	readable bool          // the journal, and so cursor is one
 	complete chan struct{} // closed when the last event has been seen
-	wg       sync.WaitGroup
 
-	mu    sync.Mutex
-	lines []StoryLine
+	lines []StoryLine // owned by read until it returns
 }
 
-func follow(ctx context.Context, h Host, cursor, txid string, readable bool) *story {
-	s := &story{complete: make(chan struct{})}
-	if !readable {
-		return s
-	}
-	s.follower = h.Follow(context.WithoutCancel(ctx), cursor)
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		for entry := range s.follower.Entries() {
-			e, ok := h.Decode(entry)
-			if !ok || e.TxID != txid || e.Kind.Operator() {
-				continue
-			}
-			s.add(StoryLine{At: entry.Realtime, Event: string(e.Kind), PID: e.PID, Text: e.Text()})
+func newStory(h Host, cursor, txid string, readable bool) *story {
+	return &story{host: h, cursor: cursor, txid: txid, readable: readable, complete: make(chan struct{})}
+}
+
+// read takes the entries in until the follower is closed.
+func (s *story) read(f *journal.Follower) {
+	for entry := range f.Entries() {
+		e, ok := s.host.Decode(entry)
+		if !ok || e.TxID != s.txid || e.Kind.Operator() {
+			continue
 		}
-	}()
-	return s
+		s.add(StoryLine{At: entry.Realtime, Event: string(e.Kind), PID: e.PID, Text: e.Text()})
+	}
 }
 
 func (s *story) add(line StoryLine) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.lines = append(s.lines, line)
 	if line.Event == string(journal.Exit) || line.Event == string(journal.Abort) {
 		select {
@@ -54,25 +52,27 @@ func (s *story) add(line StoryLine) {
 }
 
 // storyPatience is how long the end of a transaction waits for the journal's
-// last word, which is there within milliseconds on a host with time to spare. On
-// a busy one journalctl needs as long as the whole handoff only to start. The
-// verdict does not depend on it.
+// last word, which is there within milliseconds on a host with time to spare.
+// The verdict does not depend on it.
 const storyPatience = 2 * time.Second
 
-// finish says how complete the story is: of an upgrade it has all four events,
-// of a handoff that was undone its abort.
-func (s *story) finish(upgraded bool) (lines []StoryLine, how string) {
-	if s.follower == nil {
+// finish reads the journal and says how complete the story is: of an upgrade
+// it has all four events, of a handoff that was undone its abort.
+func (s *story) finish(ctx context.Context, upgraded bool) (lines []StoryLine, how string) {
+	if !s.readable {
 		return nil, "absent"
 	}
+	follower := s.host.Follow(ctx, s.cursor)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.read(follower) })
 	timer := time.NewTimer(storyPatience)
 	defer timer.Stop()
 	select {
 	case <-s.complete:
 	case <-timer.C:
 	}
-	s.follower.Close()
-	s.wg.Wait()
+	follower.Close()
+	wg.Wait()
 	has := func(kind journal.Kind) bool {
 		return slices.ContainsFunc(s.lines, func(l StoryLine) bool { return l.Event == string(kind) })
 	}

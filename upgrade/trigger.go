@@ -129,7 +129,7 @@ func (r *run) probation() time.Duration { return max(r.Options.Bake, settle) }
 // the slow disk on which zdt records the commit.
 const holdMargin = 15 * time.Second
 
-// openStory begins to read the journal from where it ends now.
+// openStory notes where the journal ends now: what follows is about this transaction.
 func (r *run) openStory() {
 	ctx, cancel := context.WithTimeout(r.ctx, r.slack)
 	defer cancel()
@@ -139,5 +139,5 @@ func (r *run) openStory() {
 		r.warn("the journal cannot be read: %v", err)
 	}
 	r.Host.Write(r.event(journal.UpgradeBegin))
-	r.story = follow(r.ctx, r.Host, r.cursor, r.report.TxID, err == nil)
+	r.story = newStory(r.Host, r.cursor, r.report.TxID, err == nil)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/zdt-dev/zdt/internal/guest"
+	"github.com/zdt-dev/zdt/internal/pty"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -22,12 +23,12 @@ func run(args []string) int {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	image := flags.String("image", string(guest.Trixie), "suite of the guest: bookworm or trixie")
 	picture := flags.String("svg", "", "also write a picture of the two upgrades to this `FILE`")
-	pty := flags.String("pty", "", "run the command behind the flags on a terminal of `COLUMNSxROWS`; set by demo itself inside the guest")
+	onTerminal := flags.String("pty", "", "run the command behind the flags on a terminal of `COLUMNSxROWS`; set by demo itself inside the guest")
 	if err := flags.Parse(args); err != nil {
 		return 64
 	}
-	if *pty != "" {
-		return onTerminal(*pty, flags.Args())
+	if *onTerminal != "" {
+		return runOnTerminal(*onTerminal, flags.Args())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -55,4 +56,19 @@ func run(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// runOnTerminal is what demo does inside the guest.
+func runOnTerminal(size string, args []string) int {
+	var columns, rows uint16
+	if _, err := fmt.Sscanf(size, "%dx%d", &columns, &rows); err != nil || len(args) == 0 {
+		fmt.Fprintln(os.Stderr, "demo: -pty COLUMNSxROWS COMMAND")
+		return 64
+	}
+	status, err := pty.Run(os.Stdout, columns, rows, args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		return 1
+	}
+	return status
 }

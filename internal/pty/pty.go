@@ -1,4 +1,5 @@
-package main
+// Package pty runs a command on a terminal of its own, so that tests and the demo see what an operator sees.
+package pty
 
 import (
 	"errors"
@@ -11,18 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onTerminal runs a command on a terminal of its own and copies what it writes there to standard output. It returns
-// the command's exit status.
-func onTerminal(size string, args []string) int {
-	var columns, rows uint16
-	if _, err := fmt.Sscanf(size, "%dx%d", &columns, &rows); err != nil || len(args) == 0 {
-		fmt.Fprintln(os.Stderr, "demo: -pty COLUMNSxROWS COMMAND")
-		return 64
-	}
-	controller, terminal, err := openPTY(columns, rows)
+// Run runs a command on a terminal of that size, copies what it writes there to out, and returns its exit status; -1
+// when a signal ended it. The terminal's input stays silent. Run returns when the command has ended and nobody has the
+// terminal open any more.
+func Run(out io.Writer, columns, rows uint16, args []string) (status int, err error) {
+	controller, terminal, err := open(columns, rows)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "demo: open a terminal:", err)
-		return 1
+		return 0, fmt.Errorf("open a terminal: %w", err)
 	}
 	defer controller.Close()
 	cmd := exec.Command(args[0], args[1:]...)
@@ -31,20 +27,23 @@ func onTerminal(size string, args []string) int {
 	err = cmd.Start()
 	terminal.Close()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		return 1
+		return 0, err
 	}
-	io.Copy(os.Stdout, controller) // ends with EIO when nobody has the terminal open any more
+	// A terminal that nobody has open any more reads as EIO.
+	_, copyErr := io.Copy(out, controller)
+	if errors.Is(copyErr, unix.EIO) {
+		copyErr = nil
+	}
 	err = cmd.Wait()
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		fmt.Fprintln(os.Stderr, "demo:", err)
-		return 1
+	if errors.As(err, &exit) {
+		err = nil
 	}
-	return cmd.ProcessState.ExitCode()
+	return cmd.ProcessState.ExitCode(), errors.Join(err, copyErr)
 }
 
-func openPTY(columns, rows uint16) (controller, terminal *os.File, err error) {
+// open makes a pair of pseudo terminals.
+func open(columns, rows uint16) (controller, terminal *os.File, err error) {
 	controller, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, nil, err

@@ -11,6 +11,7 @@ import (
 
 // launchSpec is everything needed to execute a candidate.
 type launchSpec struct {
+	service   string // for what it logs
 	exe, dir  string
 	argv, env []string
 	fds       []int // the sockets; they stay the caller's

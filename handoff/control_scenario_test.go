@@ -190,8 +190,9 @@ func TestTwoProcessesOneControlPath(t *testing.T) {
 		t.Errorf("a second service on the same path: %v", err)
 	}
 	s.nextWorks()
-	s.signal(s.mustStatus().PID, syscall.SIGKILL)
-	s.awaitEmpty()
+	pid := s.mustStatus().PID
+	s.signal(pid, syscall.SIGKILL)
+	s.awaitExit(pid, "killed KILL")
 	// What a dead one has left is no obstacle.
 	h, err := Open(Options{ControlSocket: s.controlPath(), Logger: quiet()})
 	if err != nil {

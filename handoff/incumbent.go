@@ -76,7 +76,8 @@ func (m *machine) fork(arm control.Arm) (*attempt, error) {
 	var c *candidate
 	err := h.sockets.pass(func(names []string, fds []int) error {
 		spec := launchSpec{
-			exe: arm.Exe, dir: h.program.dir, argv: h.program.argv,
+			service: h.opt.Service,
+			exe:     arm.Exe, dir: h.program.dir, argv: h.program.argv,
 			env: successorEnviron(h.program.env, names), fds: fds, controlFD: h.control.fd(),
 		}
 		var err error

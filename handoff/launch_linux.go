@@ -33,7 +33,9 @@ func launch(spec launchSpec) (*os.Process, *link, error) {
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}
 	defer unix.Close(pair[1])
-	files := []uintptr{0, 1, 2}
+	standard, release := standardFDs(spec.service)
+	defer release()
+	files := standard[:]
 	for _, fd := range spec.fds {
 		files = append(files, uintptr(fd))
 	}

@@ -89,6 +89,7 @@ func (m *machine) watch() {
 	for i, kind := range watchedSignals() {
 		signal.Notify(m.signals[i], kind...)
 	}
+	surviveBrokenOutput()
 }
 
 func (m *machine) run() {

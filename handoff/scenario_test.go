@@ -121,18 +121,18 @@ func TestBadCandidates(t *testing.T) {
 		return path
 	}
 	for _, tt := range []struct {
-		name    string
-		role    string
-		file    func(t *testing.T, s *stage) string
-		cfg     serviceConfig
-		reason  journal.Reason
-		exit    string
-		started bool
+		name   string
+		role   string
+		file   func(t *testing.T, s *stage) string
+		cfg    serviceConfig
+		armed  control.Arm
+		reason journal.Reason
+		exit   string
 	}{
 		{name: "crashes at start", role: "crash", reason: journal.ReasonCrashed, exit: "exited 1"},
 		{name: "exits 0", role: "exit0", reason: journal.ReasonExited, exit: "exited 0"},
-		{name: "hangs", role: "hang", cfg: serviceConfig{ReadyTimeout: 300 * time.Millisecond}, reason: journal.ReasonReadyTimeout, exit: "killed TERM"},
-		{name: "hangs and ignores SIGTERM", role: "deaf-to-term", cfg: serviceConfig{ReadyTimeout: 300 * time.Millisecond}, reason: journal.ReasonReadyTimeout, exit: "killed KILL"},
+		{name: "hangs", role: "hang", cfg: serviceConfig{ReadyTimeout: 3 * time.Second}, reason: journal.ReasonReadyTimeout, exit: "killed TERM"},
+		{name: "hangs and ignores SIGTERM", role: "deaf-to-term", armed: control.Arm{TxID: "t1", ReadyTimeout: 300 * time.Millisecond}, reason: journal.ReasonReadyTimeout, exit: "killed KILL"},
 		{name: "speaks another wire", role: "other-wire", reason: journal.ReasonProtocol},
 		{name: "is missing", file: func(t *testing.T, s *stage) string { return filepath.Join(s.dir, "no-such-file") }, reason: journal.ReasonStart},
 		{name: "is a directory", file: func(t *testing.T, s *stage) string { return s.dir }, reason: journal.ReasonStart},
@@ -177,7 +177,11 @@ func TestBadCandidates(t *testing.T) {
 			} else {
 				s.flip(tt.role)
 			}
-			s.signal(before.PID, syscall.SIGUSR2)
+			if tt.armed.TxID != "" {
+				s.armAndSignal(before.PID, tt.armed)
+			} else {
+				s.signal(before.PID, syscall.SIGUSR2)
+			}
 			st := s.awaitFailure(string(tt.reason))
 			if st.PID != before.PID || st.Attempts != 1 {
 				t.Errorf("after the failure: %+v", st)

@@ -1,0 +1,66 @@
+package handoff
+
+import (
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// journalStream is where systemd connects the output of services to
+// (StandardOutput=journal). The protocol is that of sd_journal_stream_fd(3).
+const journalStream = "/run/systemd/journal/stdout"
+
+// standardFDs are descriptors 0, 1 and 2 for a candidate. An output whose reader
+// is gone is replaced: it kills a program that writes a line before it opens
+// its Handoff. That happens to all services when journald was stopped, and
+// systemd connects them anew only at a restart; a handoff does it for the
+// candidate, so that the next release is not silent for ever. The caller calls
+// release when the candidate has its copies.
+func standardFDs(ident string) (fds [3]uintptr, release func()) {
+	fds = [3]uintptr{0, 1, 2}
+	var spare *os.File
+	release = func() {
+		if spare != nil {
+			spare.Close()
+		}
+	}
+	for fd := 1; fd <= 2; fd++ {
+		if !readerGone(fd) {
+			continue
+		}
+		if spare == nil {
+			var err error
+			if spare, err = openJournalStream(ident); err != nil {
+				if spare, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+					return fds, release
+				}
+			}
+		}
+		fds[fd] = spare.Fd() // blocking, as the standard ones are
+	}
+	return fds, release
+}
+
+// readerGone reports whether nobody can ever read what is written to fd.
+func readerGone(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP and POLLERR need not be asked for
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+}
+
+func openJournalStream(ident string) (*os.File, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: journalStream, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	// Identifier, unit (journald knows better), priority LOG_DAEMON|LOG_INFO,
+	// whether lines begin with <N>, and three times whether to forward them.
+	if _, err := fmt.Fprintf(conn, "%s\n\n30\n1\n0\n0\n0\n", ident); err != nil {
+		return nil, err
+	}
+	conn.CloseRead()
+	return conn.File()
+}

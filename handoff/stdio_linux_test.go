@@ -1,0 +1,69 @@
+package handoff
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestReaderGone(t *testing.T) {
+	open := func(fd int, err error) int {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	pipe := func(read bool) int {
+		var p [2]int
+		if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		if read {
+			open(p[0], nil)
+		} else {
+			unix.Close(p[0])
+		}
+		return open(p[1], nil)
+	}
+	stream := func(read bool) int { // as journald's
+		p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Shutdown(p[1], unix.SHUT_RD)
+		if read {
+			open(p[0], nil)
+		} else {
+			unix.Close(p[0])
+		}
+		return open(p[1], nil)
+	}
+	full := pipe(true)
+	unix.SetNonblock(full, true)
+	for {
+		if _, err := unix.Write(full, make([]byte, 4096)); err != nil {
+			break
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		fd   int
+		want bool
+	}{
+		{"pipe", pipe(true), false},
+		{"pipe that is full", full, false},
+		{"pipe without a reader", pipe(false), true},
+		{"stream", stream(true), false},
+		{"stream without a reader", stream(false), true},
+		{"null", open(unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)), false},
+		{"file", open(unix.Open(os.Args[0], unix.O_RDONLY|unix.O_CLOEXEC, 0)), false},
+		{"no descriptor at all", 1 << 20, false},
+	} {
+		if got := readerGone(tt.fd); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

@@ -108,6 +108,9 @@ func TestBadCandidate(t *testing.T) {
 					if s.mainPID() != pid || st.Runtime.Generation != generation || st.Txn != nil || st.Current.ID != st.Running.ID {
 						t.Errorf("main process %d of generation %d did not just serve on:\n%s", pid, generation, st.text)
 					}
+					if got := s.answers(); got != version(n) {
+						t.Errorf("%s answers, want %s", got, version(n))
+					}
 				}
 				n++
 				s.mustUpgrade(good(n))

@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,7 +54,9 @@ func TestCandidateFails(t *testing.T) {
 			}
 			pid := w.systemd.mainPID()
 			e := w.engine(binary)
-			e.Options.ReadyTimeout = 300 * time.Millisecond
+			if tt.role == "hang" {
+				e.Options.ReadyTimeout = 300 * time.Millisecond
+			}
 			rep := e.Run(t.Context())
 			if tt.role == "crash-after-ready" && rep.Phase == Listen {
 				tt.phase = Listen // it died before READY was looked at
@@ -272,24 +275,29 @@ func TestNewMainProcessDiesAtTheEnd(t *testing.T) {
 
 func TestStoppedInTheMiddle(t *testing.T) {
 	for _, phase := range []Phase{Listen, Bake, Drain} {
-		t.Run(string(phase), func(t *testing.T) {
-			w := newWorld(t, "ZDT_DRAIN_TIMEOUT=300ms")
-			w.block()
-			w.at(phase, w.systemd.stop)
-			e := w.engine(program(t, "good", "v2"))
-			e.Options.Bake = 5 * time.Second
-			if phase == Drain {
-				e.Options.Bake = 0
-			}
-			rep := e.Run(t.Context())
-			w.want(rep, NotRestored, phase, "stopping")
-			wantText(t, "cause", rep.Cause, "told to stop", "web.service is inactive")
-			if current, _ := w.store.Current(); current.ID != w.v1.ID {
-				t.Errorf("current is %s", current.ID)
-			}
-			w.systemd.start()
-			w.wantNextWorks()
-		})
+		for _, firstCandidate := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, candidate first: %t", phase, firstCandidate), func(t *testing.T) {
+				w := newWorld(t, "ZDT_DRAIN_TIMEOUT=300ms")
+				w.block()
+				w.at(phase, func() { w.systemd.stop(firstCandidate) })
+				e := w.engine(program(t, "good", "v2"))
+				e.Options.Bake = 5 * time.Second
+				if phase == Drain {
+					e.Options.Bake = 0
+				}
+				rep := e.Run(t.Context())
+				if phase == Drain && rep.Phase == Exit {
+					phase = Exit // the drain was over first
+				}
+				w.want(rep, NotRestored, phase, "stopping")
+				wantText(t, "cause", rep.Cause, "told to stop", "web.service is inactive")
+				if current, _ := w.store.Current(); current.ID != w.v1.ID {
+					t.Errorf("current is %s", current.ID)
+				}
+				w.systemd.start()
+				w.wantNextWorks()
+			})
+		}
 	}
 }
 
@@ -408,8 +416,7 @@ func TestTwoAtOnce(t *testing.T) {
 	w := newWorld(t)
 	a, b := program(t, "good", "v2"), program(t, "good", "v3")
 	reports := make(chan Report, 2)
-	for _, binary := range []string{a, b} {
-		e := w.engine(binary)
+	for _, e := range []Engine{w.engine(a), w.engine(b)} {
 		e.Options.Wait = -1
 		go func() { reports <- e.Run(t.Context()) }()
 	}

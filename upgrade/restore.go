@@ -49,6 +49,11 @@ func (r *run) undo(cause error) error {
 	r.report.Action = found.action
 	if err != nil {
 		r.end(Failed, err.Error())
+		// Who is stopped first may be the candidate: then its end was told as
+		// the cause.
+		if final := (*finalError)(nil); errors.As(err, &final) && final.stopped && f.Reason != string(journal.ReasonStopping) {
+			f = failure(string(journal.ReasonStopping), "the service was told to stop during the upgrade (%w)", f.Err)
+		}
 		f.Outcome = NotRestored
 		f.Err = fmt.Errorf("%w; and the service could not be restored: %w", f.Err, err)
 		f.Hint = fmt.Sprintf("look: %s and %s; then %s starts release %s",
@@ -76,7 +81,10 @@ type found struct {
 }
 
 // finalError is a state that waiting does not mend.
-type finalError struct{ error }
+type finalError struct {
+	error
+	stopped bool // and that somebody wanted
+}
 
 // restore ends the handoff, if it is not committed, and waits until it is
 // clear who serves: a healthy process that is systemd's main process, and
@@ -154,9 +162,9 @@ func (w *wait) look(ctx context.Context) (f found, why error) {
 	switch {
 	case u.Job: // it is on its way to somewhere
 	case u.ActiveState == "inactive":
-		return found{}, &finalError{fmt.Errorf("%s is inactive: it was stopped", u.Name)}
+		return found{}, &finalError{fmt.Errorf("%s is inactive: it was stopped", u.Name), true}
 	case u.ActiveState == "failed":
-		return found{}, &finalError{fmt.Errorf("%s is failed (%s)", u.Name, u.Result)}
+		return found{}, &finalError{fmt.Errorf("%s is failed (%s)", u.Name, u.Result), false}
 	}
 	c, err := r.Host.Control(ctx)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/handoff/control"
 )
 
 // envUnit marks the processes of a fake unit: what its control group is.
@@ -224,12 +227,30 @@ func (s *systemd) mainExited(pid int, ws unix.WaitStatus) {
 	}
 }
 
-// stop is systemctl stop.
-func (s *systemd) stop() {
-	s.set(func(u *Unit) { u.ActiveState = "deactivating" })
-	for _, pid := range s.processes() {
-		unix.Kill(pid, unix.SIGTERM)
+// stop is systemctl stop, the news of which may come late.
+func (s *systemd) stop(lastFirst bool) {
+	pids := s.processes()
+	if lastFirst {
+		slices.Reverse(pids)
+	} else {
+		s.set(func(u *Unit) { u.ActiveState = "deactivating" })
 	}
+	for _, pid := range pids {
+		unix.Kill(pid, unix.SIGTERM)
+		if lastFirst && pid != pids[len(pids)-1] {
+			c, err := control.Dial(context.Background(), filepath.Join(s.dir, "control.sock"))
+			if err != nil {
+				continue
+			}
+			for st, err := range c.Watch(context.Background()) { // until the incumbent has noticed
+				if err != nil || st.Last != nil || st.Phase == control.Draining || st.Phase == control.Idle {
+					break
+				}
+			}
+			c.Close()
+		}
+	}
+	s.set(func(u *Unit) { u.ActiveState = "deactivating" })
 }
 
 // processes are those of the unit.

@@ -27,15 +27,16 @@ func standardFDs(ident string) (fds [3]uintptr, release func()) {
 		}
 	}
 	for fd := 1; fd <= 2; fd++ {
-		if !readerGone(fd) {
+		if !readerGone(fd) && !isPlaceholder(fd) {
 			continue
 		}
 		if spare == nil {
 			var err error
 			if spare, err = openJournalStream(ident); err != nil {
-				if spare, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
-					return fds, release
-				}
+				spare, err = openPlaceholder()
+			}
+			if err != nil {
+				return fds, release
 			}
 		}
 		fds[fd] = spare.Fd() // blocking, as the standard ones are
@@ -48,6 +49,22 @@ func readerGone(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP and POLLERR need not be asked for
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n == 1 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+}
+
+// openPlaceholder opens what stands in for an output until journald is back.
+// O_APPEND means nothing there but tells it from a null device that the unit or the
+// program wanted.
+func openPlaceholder() (*os.File, error) {
+	return os.OpenFile(os.DevNull, os.O_WRONLY|os.O_APPEND, 0)
+}
+
+func isPlaceholder(fd int) bool {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return false
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_APPEND != 0
 }
 
 func openJournalStream(ident string) (*os.File, error) {

@@ -67,3 +67,29 @@ func TestReaderGone(t *testing.T) {
 		}
 	}
 }
+
+func TestPlaceholder(t *testing.T) {
+	ours, err := openPlaceholder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	theirs, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	file, err := os.OpenFile(t.TempDir()+"/log", os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for f, want := range map[*os.File]bool{ours: true, theirs: false, file: false} {
+		if got := isPlaceholder(int(f.Fd())); got != want {
+			t.Errorf("%s: %v, want %v", f.Name(), got, want)
+		}
+	}
+	if readerGone(int(ours.Fd())) {
+		t.Error("nobody reads a placeholder, but that is no failure")
+	}
+}

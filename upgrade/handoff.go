@@ -121,6 +121,9 @@ func (r *run) commit() (string, error) {
 	if r.txn.Candidate, err = release.ProcOf(r.ev.candidate.pid); err != nil || r.ev.candidateGone() {
 		return "", r.howItEnded()
 	}
+	if err := r.checkCandidate(); err != nil {
+		return "", err
+	}
 	if err := r.writeAhead(Commit); err != nil {
 		return "", err
 	}
@@ -163,4 +166,30 @@ func (r *run) commit() (string, error) {
 	}
 	r.Host.Write(r.event(journal.UpgradeCommit))
 	return fmt.Sprintf("main process is %d", pid), nil
+}
+
+// checkCandidate holds the process that the incumbent names against what the
+// kernel knows: it must not be the incumbent, and what it executes must not be
+// another release. A program outside of the store may be right: a script of
+// the release can execute it.
+func (r *run) checkCandidate() error {
+	pid := r.ev.candidate.pid
+	if pid == r.ev.incumbent.pid {
+		return failure(string(journal.ReasonProtocol), "the running process %d names itself as its candidate", pid)
+	}
+	exe, err := r.Host.Exe(pid)
+	if err != nil {
+		if r.ev.candidate.endsWithin(exitGrace) {
+			return r.howItEnded()
+		}
+		return failure(reasonForeign, "find what the candidate %d executes: %w", pid, err)
+	}
+	switch releaseOf(r.Store, exe) {
+	case r.to.ID:
+	case "":
+		r.warn("the new process %d executes %s, which is no release", pid, exe)
+	default:
+		return failure(reasonForeign, "process %d, named as the candidate, executes %s, and not the new release", pid, exe)
+	}
+	return nil
 }

@@ -225,7 +225,7 @@ func (w *wait) judge(s control.Status) (found, error) {
 			return found{action: fmt.Sprintf("pid %d took the service back and serves on", s.PID)}, nil
 		}
 		return found{action: fmt.Sprintf("pid %d never stopped serving", s.PID)}, nil
-	case r.ev.candidate != nil && s.PID == r.ev.candidate.pid && !r.ev.candidate.isGone():
+	case r.ev.candidate != nil && s.PID == r.ev.candidate.pid && !r.ev.candidate.isGone() && r.checkCandidate() == nil:
 		if s.Predecessor != nil {
 			r.warn("the previous process %d still drains; it ends by itself", s.Predecessor.PID)
 		}

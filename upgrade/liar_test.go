@@ -1,0 +1,63 @@
+package upgrade
+
+import (
+	"os"
+	"testing"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+)
+
+// What the incumbent says of its candidate is held against the kernel: a
+// runtime that lies, or is wrong, does not get "upgraded".
+func TestRuntimeNamesTheWrongCandidate(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		script func(w *world, p *proxy)
+		reason string
+		text   string
+	}{
+		{"itself", func(w *world, p *proxy) {
+			incumbent := w.status().PID
+			p.answer = func(op string, r *control.Response) bool {
+				if h := r.Status.Handoff; h != nil {
+					h.Candidate = incumbent
+				}
+				return true
+			}
+		}, "protocol", "names itself as its candidate"},
+		{"a process of the old release", func(w *world, p *proxy) {
+			incumbent := w.status().PID
+			exe := w.host.Exe
+			w.host.Exe = func(pid int) (string, error) {
+				if pid != incumbent {
+					return w.v1.Path, nil
+				}
+				return exe(pid)
+			}
+		}, reasonForeign, "and not the new release"},
+		{"a process that cannot be looked at", func(w *world, p *proxy) {
+			incumbent := w.status().PID
+			exe := w.host.Exe
+			w.host.Exe = func(pid int) (string, error) {
+				if pid != incumbent {
+					return "", os.ErrPermission
+				}
+				return exe(pid)
+			}
+		}, reasonForeign, "find what the candidate"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			p := newProxy(w)
+			exe := w.host.Exe
+			tt.script(w, p)
+			rep := w.upgrade(program(t, "good", "v2"))
+			w.want(rep, RolledBack, Commit, tt.reason)
+			wantText(t, "cause", rep.Cause, tt.text)
+			w.wantOld()
+			w.host.Exe = exe
+			p.answer = func(string, *control.Response) bool { return true }
+			w.wantNextWorks()
+		})
+	}
+}

@@ -100,6 +100,10 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 		done; \
 	done
 
+soak: tools-demo ## SOAK (200) upgrades in a row under load (needs root)
+	@$(GO) build -o bin/demo ./internal/demo
+	@bin/demo -soak $(SOAK)
+
 tools: ## install what make test needs and this machine lacks
 	@.ci/tools install test
 

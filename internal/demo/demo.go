@@ -21,6 +21,7 @@ type demo struct {
 	terminal bool // show commands as a terminal shows them
 	columns  int
 	color    bool
+	soaking  int // upgrades in a row, in place of the story
 
 	guest    *guest.Guest
 	load     *load.Load
@@ -47,7 +48,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := install(ctx, d.guest); err != nil {
 		return err
 	}
-	for _, act := range []func(context.Context) error{d.initialise, d.startLoad, d.upgrade, d.rollBack, d.stopLoad, d.timeline} {
+	acts := []func(context.Context) error{d.initialise, d.startLoad, d.upgrade, d.rollBack, d.stopLoad, d.timeline}
+	if d.soaking > 0 {
+		acts = []func(context.Context) error{d.initialise, d.startLoad, d.soak, d.stopLoad}
+	}
+	for _, act := range acts {
 		if err := act(ctx); err != nil {
 			return err
 		}
@@ -55,7 +60,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if len(d.broken) > 0 {
 		return errors.New("not as promised:\n  " + strings.Join(d.broken, "\n  "))
 	}
-	fmt.Fprintf(d.out, "\n%s\n", d.style("1;32", "As promised: one upgrade, one rollback, and no client noticed either."))
+	verdict := "one upgrade, one rollback, and no client noticed either."
+	if d.soaking > 0 {
+		verdict = fmt.Sprintf("%d upgrades, and no client noticed any.", d.soaking)
+	}
+	fmt.Fprintf(d.out, "\n%s\n", d.style("1;32", "As promised: "+verdict))
 	return nil
 }
 

@@ -23,6 +23,7 @@ func run(args []string) int {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	image := flags.String("image", string(guest.Trixie), "suite of the guest: bookworm or trixie")
 	picture := flags.String("svg", "", "also write a picture of the two upgrades to this `FILE`")
+	soaking := flags.Int("soak", 0, "instead: this `NUMBER` of upgrades in a row")
 	onTerminal := flags.String("pty", "", "run the command behind the flags on a terminal of `COLUMNSxROWS`; set by demo itself inside the guest")
 	if err := flags.Parse(args); err != nil {
 		return 64
@@ -32,7 +33,7 @@ func run(args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	d := demo{out: os.Stdout, image: guest.Image(*image), columns: 96}
+	d := demo{out: os.Stdout, image: guest.Image(*image), columns: 96, soaking: *soaking}
 	if width, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		d.terminal, d.columns = true, width
 	}

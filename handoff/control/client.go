@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"net"
+	"strings"
 	"time"
 )
 
@@ -145,10 +146,40 @@ func (c *Client) receive(op string) (Status, error) {
 	if resp.Status != nil {
 		st = *resp.Status
 	}
+	st.bound()
 	if resp.Code != "" {
+		bound(&resp.Error)
 		return st, &Error{Op: op, Code: resp.Code, Text: resp.Error}
 	}
 	return st, nil
+}
+
+// maxText bounds each text that is passed on to people, to the journal and to
+// the history, in bytes: the longest path has room.
+const maxText = 4096
+
+func (s *Status) bound() {
+	bound(&s.Service, &s.Exe, &s.LastRefusal)
+	if h := s.Handoff; h != nil {
+		bound(&h.TxID, &h.Exe)
+	}
+	if l := s.Last; l != nil {
+		bound(&l.TxID, &l.Exe, &l.Reason, &l.Detail)
+		if l.Exit != nil {
+			bound(&l.Exit.Code, &l.Exit.Status)
+		}
+	}
+	for i := range s.Sockets {
+		bound(&s.Sockets[i].Name, &s.Sockets[i].Network, &s.Sockets[i].Address)
+	}
+}
+
+func bound(texts ...*string) {
+	for _, t := range texts {
+		if len(*t) > maxText {
+			*t = strings.ToValidUTF8((*t)[:maxText], "") + "…"
+		}
+	}
 }
 
 // ReadLine reads one message of at most 1 MiB, without its newline.

@@ -114,6 +114,9 @@ func TestAnswers(t *testing.T) {
 		{"no JSON", "hello\n", func(_ Status, err error) bool { return err != nil && strings.Contains(err.Error(), "runtime's answer") }},
 		{"nothing", "", func(_ Status, err error) bool { return errors.Is(err, io.EOF) }},
 		{"half a line", `{"status":`, func(_ Status, err error) bool { return errors.Is(err, io.EOF) }},
+		{"long texts", `{"code":"busy","error":"` + strings.Repeat("e", 3*maxText) + `","status":{"last":{"reason":"` + strings.Repeat("r", 3*maxText) + `"}}}` + "\n", func(st Status, err error) bool {
+			return err != nil && len(err.Error()) < 2*maxText && len(st.Last.Reason) < 2*maxText
+		}},
 		{"too long", strings.Repeat("x", maxLine+1) + "\n", func(_ Status, err error) bool {
 			return err != nil && strings.Contains(err.Error(), "more than 1 MiB")
 		}},

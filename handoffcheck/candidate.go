@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"syscall"
 )
 
 // The IDs of what can be wrong with a candidate's file.
@@ -29,7 +30,8 @@ func candidate(path string, want elf.Machine, stat func(string) (fs.FileInfo, er
 	one := func(id string, s Severity, seen, why, fix string) []Finding {
 		return []Finding{{ID: id, Severity: s, Seen: seen, Why: why, Fix: fix}}
 	}
-	f, err := os.Open(path)
+	// O_NONBLOCK: the open of a FIFO would wait for a writer, for ever and deaf to signals.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		why := "the file cannot be read"
 		if errors.Is(err, fs.ErrNotExist) {

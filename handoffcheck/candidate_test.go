@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -68,7 +69,11 @@ func TestCandidate(t *testing.T) {
 
 func TestCandidateMissingOrSpecial(t *testing.T) {
 	dir := t.TempDir()
-	for path, want := range map[string]string{filepath.Join(dir, "none"): CandidateMissing, dir: CandidateKind} {
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{filepath.Join(dir, "none"): CandidateMissing, dir: CandidateKind, fifo: CandidateKind} {
 		got := Candidate(path)
 		if len(got) != 1 || got[0].ID != want {
 			t.Errorf("%s: got %+v, want %s", path, got, want)

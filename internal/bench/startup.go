@@ -174,9 +174,9 @@ func (n *notifySocket) wait(ctx context.Context) (time.Time, error) {
 	}
 }
 
-// pollUntilOther opens a connection every 300 µs, asks who serves, and returns when it is another process.
+// pollUntilOther opens a connection every millisecond, asks who serves, and returns when it is another process.
 func pollUntilOther(ctx context.Context, addr string, not int) (time.Time, int, error) {
-	pace := time.NewTicker(300 * time.Microsecond)
+	pace := time.NewTicker(time.Millisecond)
 	defer pace.Stop()
 	for {
 		pid, err := askPID(ctx, addr)

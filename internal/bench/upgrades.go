@@ -29,7 +29,7 @@ func upgrades(ctx context.Context, t *table, n int) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := zdt(ctx, "init", service, "--exec", filepath.Join(dir, "hello"), "--listen", address+"=http", "--start"); err != nil {
+	if _, err := zdt(ctx, "init", service, "--exec", filepath.Join(dir, "hello"), "--listen", address+"=http", "--start"); err != nil {
 		return err
 	}
 	u := &upgrader{program: hello}
@@ -38,6 +38,7 @@ func upgrades(ctx context.Context, t *table, n int) error {
 		return fmt.Errorf("upgrades: %w", err)
 	}
 	t.times("zdt upgrade: a new release, no bake, no clients", idle.wall, 250*time.Millisecond)
+	t.times("  of it processor time, journalctl's included", idle.cpu, 0)
 	for _, p := range upgrade.Phases() {
 		t.times("  "+string(p), idle.phases[p], 0)
 	}
@@ -58,11 +59,11 @@ func upgrades(ctx context.Context, t *table, n int) error {
 	for _, args := range [][]string{{"status", service}, {"status", service, "-o", "json"}} {
 		var wall []time.Duration
 		for range n {
-			took, _, err := zdt(ctx, args...)
+			r, err := zdt(ctx, args...)
 			if err != nil {
 				return err
 			}
-			wall = append(wall, took)
+			wall = append(wall, r.wall)
 		}
 		t.times("zdt "+strings.Join(args, " "), wall, 50*time.Millisecond)
 	}
@@ -76,8 +77,8 @@ type upgrader struct {
 }
 
 type upgradeTimes struct {
-	wall   []time.Duration
-	phases map[upgrade.Phase][]time.Duration
+	wall, cpu []time.Duration
+	phases    map[upgrade.Phase][]time.Duration
 }
 
 func (u *upgrader) series(ctx context.Context, n int) (upgradeTimes, error) {
@@ -89,18 +90,18 @@ func (u *upgrader) series(ctx context.Context, n int) (upgradeTimes, error) {
 		if err := os.WriteFile(file, fmt.Appendf(bytes.Clone(u.program), "release %d", u.made), 0o755); err != nil {
 			return r, err
 		}
-		took, out, err := zdt(ctx, "upgrade", service, "--binary", file, "--bake", "0s", "-o", "json")
+		ran, err := zdt(ctx, "upgrade", service, "--binary", file, "--bake", "0s", "-o", "json")
 		if err != nil {
 			return r, err
 		}
 		var report upgrade.Report
-		if err := json.Unmarshal(out, &report); err != nil {
+		if err := json.Unmarshal(ran.out, &report); err != nil {
 			return r, fmt.Errorf("read the report: %w", err)
 		}
 		if report.Outcome != upgrade.Upgraded {
 			return r, fmt.Errorf("outcome %q", report.Outcome)
 		}
-		r.wall = append(r.wall, took)
+		r.wall, r.cpu = append(r.wall, ran.wall), append(r.cpu, ran.cpu)
 		for _, timing := range report.Timings {
 			r.phases[timing.Phase] = append(r.phases[timing.Phase], timing.Took)
 		}
@@ -108,19 +109,26 @@ func (u *upgrader) series(ctx context.Context, n int) (upgradeTimes, error) {
 	return r, nil
 }
 
-// zdt runs zdt and returns how long that took, and its standard output.
-func zdt(ctx context.Context, args ...string) (time.Duration, []byte, error) {
+// ran is a command that has ended well.
+type ran struct {
+	wall time.Duration
+	cpu  time.Duration // its own and that of the programs it ran
+	out  []byte
+}
+
+func zdt(ctx context.Context, args ...string) (ran, error) {
+	cmd := exec.CommandContext(ctx, "zdt", args...)
 	began := time.Now()
-	out, err := exec.CommandContext(ctx, "zdt", args...).Output()
+	out, err := cmd.Output()
 	took := time.Since(began)
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
 			err = fmt.Errorf("%w\n%s%s", err, out, exit.Stderr)
 		}
-		return 0, nil, fmt.Errorf("zdt %s: %w", strings.Join(args, " "), err)
+		return ran{}, fmt.Errorf("zdt %s: %w", strings.Join(args, " "), err)
 	}
-	return took, out, nil
+	return ran{took, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), out}, nil
 }
 
 // programs is about zdt's own binary.
@@ -139,11 +147,11 @@ func programs(ctx context.Context, t *table, n int) error {
 	}
 	var wall []time.Duration
 	for range n {
-		took, _, err := zdt(ctx, "version")
+		r, err := zdt(ctx, "version")
 		if err != nil {
 			return err
 		}
-		wall = append(wall, took)
+		wall = append(wall, r.wall)
 	}
 	t.times("zdt version", wall, 0)
 	return nil

@@ -132,6 +132,12 @@ func TestKilled(t *testing.T) {
 			rep := w.upgrade(program(t, "good", "v3"))
 			w.want(rep, Upgraded, "", "")
 			w.wantServing("v3")
+			w.wantSmooth(rep)
+			for _, u := range w.observed {
+				if u.Text == "armed for another handoff" {
+					t.Error("waited until the dead zdt's arming had expired")
+				}
+			}
 			entries := w.wantHistory(history...)
 			told := strings.Join(rep.Warnings, "\n")
 			switch tt.outcome {

@@ -356,8 +356,13 @@ func TestInterrupt(t *testing.T) {
 			cause := errors.New("told to stop (SIGTERM)")
 			w.at(phase, func() { cancel(cause) })
 			role := "good"
-			if phase == Rollback {
+			if phase == Rollback { // interrupted just after it has failed
 				role = "crash"
+				w.on = func(u Update) {
+					if u.State == Failed {
+						cancel(cause)
+					}
+				}
 			}
 			rep := w.engine(program(t, role, "v2")).Run(ctx)
 			switch phase {

@@ -226,6 +226,9 @@ func TestRuntimeHangs(t *testing.T) {
 			switch op {
 			case control.OpCommit:
 				w.want(rep, RolledBack, Commit, reasonControlLost)
+				if len(rep.Warnings) != 1 { // on the journal
+					t.Errorf("warnings %q", rep.Warnings)
+				}
 			case control.OpStatus:
 				w.want(rep, Refused, Preflight, "")
 			default:
@@ -270,5 +273,30 @@ func TestMeetRejectsStrangers(t *testing.T) {
 	e.status.Handoff.Candidate = 1 << 22 // beyond any pid
 	if err := e.meet(w.host); err != nil || !e.candidateGone() {
 		t.Errorf("a candidate that is gone: %v", err)
+	}
+}
+
+// What the incumbent said last arrives after the news of its death, and counts.
+func TestLastWordsComeLate(t *testing.T) {
+	w := newWorld(t, "ZDT_DRAIN_TIMEOUT=300ms")
+	w.block()
+	p := newProxy(w)
+	incumbent, err := openProcess(w.systemd.mainPID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(incumbent.close)
+	p.answer = func(op string, r *control.Response) bool {
+		if op == control.OpWatch && r.Status.Phase == control.Exited {
+			<-incumbent.gone
+			pause(t.Context(), 5*poll) // late, and well within endGrace
+		}
+		return true
+	}
+	rep := w.upgrade(program(t, "good", "v2"))
+	w.want(rep, Upgraded, "", "")
+	w.wantSmooth(rep)
+	if rep.Connections == nil || rep.Connections.Cut != 1 || strings.Contains(strings.Join(rep.Warnings, "\n"), "last word") {
+		t.Errorf("connections %+v, warnings %q", rep.Connections, rep.Warnings)
 	}
 }

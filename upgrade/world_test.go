@@ -318,6 +318,18 @@ func (w *world) wantNextWorks() {
 	rep := w.upgrade(program(w.t, "good", "next"))
 	w.want(rep, Upgraded, "", "")
 	w.wantServing("next")
+	w.wantSmooth(rep)
+}
+
+// wantSmooth holds against an upgrade that came to its good end only by way
+// of a rollback.
+func (w *world) wantSmooth(rep Report) {
+	w.t.Helper()
+	for _, tm := range rep.Timings {
+		if tm.State != Done || tm.Phase == Rollback {
+			w.t.Errorf("phase %s: %s; warnings %q", tm.Phase, tm.State, rep.Warnings)
+		}
+	}
 }
 
 func (w *world) status() control.Status {

@@ -15,6 +15,7 @@ import (
 
 // Of two upgrades at once one goes through; the other changes nothing and names who is at work, or waits for its turn.
 func TestTwoUpgradesAtOnce(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		s.mustUpgrade(good(2))
@@ -68,6 +69,7 @@ func TestTwoUpgradesAtOnce(t *testing.T) {
 // kill -9 of zdt in the middle of an upgrade: the service stays healthy, zdt status explains, and the next upgrade
 // finishes what was committed and undoes what was not.
 func TestZdtKilled(t *testing.T) {
+	t.Parallel()
 	eachPhase(t, func(t *testing.T, s *service, phase control.Phase, n int) {
 		k := s.keepIn(phase, n)
 		txid := s.status().Txn.TxID
@@ -119,6 +121,7 @@ func historyTells(history, txid, outcome string) bool {
 
 // Ctrl-C before the commit undoes the upgrade; after it the new release stays, and only the waiting ends.
 func TestInterrupt(t *testing.T) {
+	t.Parallel()
 	eachPhase(t, func(t *testing.T, s *service, phase control.Phase, n int) {
 		k := s.keepIn(phase, n)
 		k.Signal(syscall.SIGINT)

@@ -21,13 +21,16 @@ package systest
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,9 +51,21 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	built.dir, built.log = dir, make(map[string]error)
+	moreParallel()
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// moreParallel runs twice as many guests side by side as there are processors, unless -parallel says otherwise:
+// scenarios wait most of the time, for boots, bakes and drains.
+func moreParallel() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
 }
 
 // options say which service a scenario wants. The zero value is release 1 of hello as a dynamic user on TCP.

@@ -25,6 +25,7 @@ func (s *service) refusals(pid int) int {
 
 // A storm of SIGUSR2 starts one handoff; the rest is refused, counted and told, and no client notices.
 func TestSignalStorm(t *testing.T) {
+	t.Parallel()
 	const signals = 50
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
@@ -66,6 +67,7 @@ func TestSignalStorm(t *testing.T) {
 
 // A storm of SIGUSR2 in the middle of an upgrade disturbs neither the upgrade nor a client.
 func TestSignalStormDuringUpgrade(t *testing.T) {
+	t.Parallel()
 	eachPhase(t, func(t *testing.T, s *service, phase control.Phase, n int) {
 		k := s.keepIn(phase, n)
 		generation := s.status().Runtime.Generation
@@ -90,6 +92,7 @@ func TestSignalStormDuringUpgrade(t *testing.T) {
 
 // SIGUSR1 undoes a handoff that is not committed, and does nothing to one that is.
 func TestAbortSignal(t *testing.T) {
+	t.Parallel()
 	eachPhase(t, func(t *testing.T, s *service, phase control.Phase, n int) {
 		k := s.keepIn(phase, n)
 		s.run("kill", "-USR1", pid(k.incumbent))

@@ -13,6 +13,7 @@ import (
 // systemctl stop waits for the requests under way, whether or not there was a handoff before, which makes systemd take
 // the main process for somebody else's child.
 func TestStopWaitsForRequests(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		for n := 1; n <= 3; n++ { // generation 1, 2, and 1 again
@@ -34,6 +35,7 @@ func TestStopWaitsForRequests(t *testing.T) {
 
 // systemctl stop in the middle of a drain ends both generations in order, and answers what either works on.
 func TestStopOfTwoGenerations(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		s.mustUpgrade(good(2))
@@ -64,6 +66,7 @@ func TestStopOfTwoGenerations(t *testing.T) {
 
 // A restart under load loses nothing while the sockets stay: clients wait for the new process.
 func TestRestartUnderLoad(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		s.mustUpgrade(good(2))

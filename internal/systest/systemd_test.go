@@ -13,6 +13,7 @@ import (
 
 // systemctl reload in the middle of an upgrade fails, says why, and disturbs nothing.
 func TestReloadDuringUpgrade(t *testing.T) {
+	t.Parallel()
 	eachPhase(t, func(t *testing.T, s *service, phase control.Phase, n int) {
 		k := s.keepIn(phase, n)
 		if r, err := s.g.Run(t.Context(), "systemctl", "reload", s.unit); err != nil || r.Code == 0 {
@@ -28,8 +29,14 @@ func TestReloadDuringUpgrade(t *testing.T) {
 
 // daemon-reload and daemon-reexec in the middle of an upgrade make no difference: systemd knows the new main process
 // afterwards as it knew the old one, and restarts it when it dies.
-func TestDaemonReloadDuringUpgrade(t *testing.T) { daemonDuringUpgrade(t, "daemon-reload") }
-func TestDaemonReexecDuringUpgrade(t *testing.T) { daemonDuringUpgrade(t, "daemon-reexec") }
+func TestDaemonReloadDuringUpgrade(t *testing.T) {
+	t.Parallel()
+	daemonDuringUpgrade(t, "daemon-reload")
+}
+func TestDaemonReexecDuringUpgrade(t *testing.T) {
+	t.Parallel()
+	daemonDuringUpgrade(t, "daemon-reexec")
+}
 
 func daemonDuringUpgrade(t *testing.T, command string) {
 	eachPhase(t, func(t *testing.T, s *service, phase control.Phase, n int) {
@@ -50,6 +57,7 @@ func daemonDuringUpgrade(t *testing.T, command string) {
 // systemctl restart in the middle of an upgrade undoes it: what was asked for twice comes to an end, the old release
 // serves, requests under way are answered, and zdt says what happened.
 func TestRestartDuringUpgrade(t *testing.T) {
+	t.Parallel()
 	eachPhase(t, func(t *testing.T, s *service, phase control.Phase, n int) {
 		k := s.keepIn(phase, n)
 		restarted := s.spawn("systemctl", "restart", s.unit)
@@ -76,6 +84,7 @@ func TestRestartDuringUpgrade(t *testing.T) {
 // systemctl stop in the middle of an upgrade stops the service, both generations of it, and zdt does not call that
 // healthy; a later start starts the release of before, and the next upgrade works.
 func TestStopDuringUpgrade(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		s.mustUpgrade(good(2))
@@ -119,6 +128,7 @@ func TestStopDuringUpgrade(t *testing.T) {
 
 // systemctl reload tells the truth: it succeeds when the handoff was committed or is held, and fails when it was undone.
 func TestReloadTellsTheTruth(t *testing.T) {
+	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		s.mustUpgrade(good(2))

@@ -1,8 +1,11 @@
 package upgrade
 
 import (
+	"context"
 	"os"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
 )
@@ -60,4 +63,34 @@ func TestRuntimeNamesTheWrongCandidate(t *testing.T) {
 			w.wantNextWorks()
 		})
 	}
+}
+
+// When the wait for a healthy service is over, what was wrong all the time is
+// the cause, and not that the last question was cut short.
+func TestNotRestoredSaysWhatWasWrong(t *testing.T) {
+	w := newWorld(t)
+	p := newProxy(w)
+	var lying atomic.Bool
+	p.answer = func(op string, r *control.Response) bool {
+		if op == control.OpStatus && lying.Load() {
+			r.Status.PID = 1
+		}
+		return true
+	}
+	unit := w.host.Unit
+	w.host.Unit = func(ctx context.Context) (Unit, error) {
+		if ctx.Err() != nil { // as on the bus
+			return Unit{}, ctx.Err()
+		}
+		return unit(ctx)
+	}
+	w.at(Bake, func() {
+		lying.Store(true)
+		w.command(func(c *control.Client) { c.Abort(t.Context(), "", "not today") })
+	})
+	e := w.engine(program(t, "good", "v2"))
+	e.slack, e.Options.Bake, e.Options.ReadyTimeout = 50*time.Millisecond, 5*time.Second, 5*time.Second
+	rep := e.Run(t.Context())
+	w.want(rep, NotRestored, Bake, "requested")
+	wantText(t, "cause", rep.Cause, "process 1 answers, the main process is")
 }

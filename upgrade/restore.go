@@ -146,16 +146,19 @@ func (w *wait) lastWhy(why error) error {
 }
 
 // look reports who serves, or why nobody does (yet).
-func (w *wait) look(ctx context.Context) (f found, why error) {
+func (w *wait) look(all context.Context) (f found, why error) {
+	r := w.r
+	ctx, cancel := context.WithTimeout(all, r.slack)
+	defer cancel()
 	defer func() {
-		if why != nil && ctx.Err() == nil {
+		if why != nil && all.Err() == nil {
 			w.why = why
 		}
 	}()
-	r := w.r
-	ctx, cancel := context.WithTimeout(ctx, r.slack)
-	defer cancel()
 	u, err := r.Host.Unit(ctx)
+	if err != nil && all.Err() != nil {
+		return found{}, err // the end of the wait, which says nothing about systemd
+	}
 	if w.blind = err != nil; w.blind {
 		return w.withoutSystemd(ctx, err)
 	}

@@ -134,6 +134,8 @@ func listenAgain(fd int) { unix.Listen(fd, controlBacklog) }
 
 const controlBacklog = 128
 
+func connectionReset(err error) bool { return errors.Is(err, unix.ECONNRESET) }
+
 func brokenPipe(err error) bool { return errors.Is(err, unix.EPIPE) }
 
 func connectionRefused(err error) bool { return errors.Is(err, unix.ECONNREFUSED) }

@@ -19,3 +19,4 @@ func unreadBytes(net.Conn) int                            { return 0 }
 func listenAgain(int)                                     {}
 func connectionRefused(error) bool                        { return false }
 func brokenPipe(error) bool                               { return false }
+func connectionReset(error) bool                          { return false }

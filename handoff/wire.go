@@ -167,9 +167,16 @@ var errPacket = errors.New("packet")
 // pump delivers what arrives until the peer is gone and then closes out.
 func (l *link) pump(out chan<- message, stop <-chan struct{}) {
 	defer close(out)
+	reset := false
 	for {
 		m, err := l.receive()
 		if errors.Is(err, errPacket) {
+			continue
+		}
+		if !reset && connectionReset(err) {
+			// The peer has ended with something of ours unread. Linux reports
+			// that once, and before the packets that the peer had still sent.
+			reset = true
 			continue
 		}
 		if err != nil {

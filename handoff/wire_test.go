@@ -3,6 +3,7 @@ package handoff
 import (
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,6 +117,25 @@ func TestLink(t *testing.T) {
 	}
 	if err := b.send(message{Type: msgReady}); !brokenPipe(err) {
 		t.Errorf("send to nobody: %v", err)
+	}
+}
+
+// The kernel reports the reset by a peer that left something unread before what
+// that peer has said.
+func TestLastWordsOfAPeerThatDidNotListen(t *testing.T) {
+	a, b := pair(t)
+	b.send(message{Type: msgProgress})
+	a.send(message{Type: msgReady})
+	a.send(message{Type: msgQuit})
+	a.close()
+	messages := make(chan message)
+	go b.pump(messages, make(chan struct{}))
+	var got []messageType
+	for m := range messages {
+		got = append(got, m.Type)
+	}
+	if !slices.Equal(got, []messageType{msgReady, msgQuit}) {
+		t.Errorf("heard %q", got)
 	}
 }
 

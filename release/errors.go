@@ -77,9 +77,9 @@ func (e *SchemaError) Hint() string {
 func withSpaceHint(err error, dir string) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC):
-		return hint(err, "the file system of %s is full (or out of inodes, see df -i); delete old releases with zdt prune, or free space", dir)
+		return hint(err, "the file system of %s is full (or out of inodes, see df -i); free some: releases that neither run nor are current can be deleted (ls %[1]s/releases)", dir)
 	case errors.Is(err, syscall.EDQUOT):
-		return hint(err, "the disk quota for %s is used up; delete old releases with zdt prune, or raise it", dir)
+		return hint(err, "the disk quota for %s is used up; raise it, or delete releases that neither run nor are current (ls %[1]s/releases)", dir)
 	case errors.Is(err, syscall.EFBIG):
 		return hint(err, "the file size limit (ulimit -f, LimitFSIZE=) is too low for a file in %s", dir)
 	case errors.Is(err, syscall.EROFS):

@@ -81,7 +81,7 @@ func (r *run) unreachable(err error) error {
 	if r.ctx.Err() != nil {
 		return context.Cause(r.ctx)
 	}
-	return refuse("the program has to use the handoff library (or run under zdt run), and the unit needs RuntimeDirectory=zdt/"+r.Options.Service+"; after a change: "+r.systemctl("restart", r.unit.Name),
+	return refuse("the program has to use the handoff library, and the unit needs RuntimeDirectory=zdt/"+r.Options.Service+"; after a change: "+r.systemctl("restart", r.unit.Name),
 		"main process %d of %s does not answer on its control socket: %w", r.unit.MainPID, r.unit.Name, err)
 }
 

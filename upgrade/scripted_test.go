@@ -226,8 +226,8 @@ func TestRuntimeHangs(t *testing.T) {
 			switch op {
 			case control.OpCommit:
 				w.want(rep, RolledBack, Commit, reasonControlLost)
-				if len(rep.Warnings) != 1 { // on the journal
-					t.Errorf("warnings %q", rep.Warnings)
+				if told := strings.Join(rep.Warnings, "\n"); strings.Contains(told, "could not be aborted") {
+					t.Errorf("the abort got the answer to the commit, or none: %s", told)
 				}
 			case control.OpStatus:
 				w.want(rep, Refused, Preflight, "")

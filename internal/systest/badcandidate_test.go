@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/guest"
@@ -174,7 +173,7 @@ func TestNewMainProcessDiesDuringDrain(t *testing.T) {
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		old := s.mainPID()
-		finish := s.slowRequest(3 * time.Second) // keeps the old generation draining
+		finish := s.hangingRequest() // keeps the old generation draining
 		up := s.startUpgrade(s.put(good(2)))
 		successor := s.drainingSuccessor(old)
 		s.kill(successor)
@@ -186,7 +185,7 @@ func TestNewMainProcessDiesDuringDrain(t *testing.T) {
 		if want := fmt.Sprintf("pid %d took the service back and serves on", old); r.Action != want {
 			t.Errorf("action %q, want %q", r.Action, want)
 		}
-		finish() // the request was never disturbed
+		finish(version(1)) // the request was never disturbed
 		if pid := s.mainPID(); pid != old {
 			t.Errorf("systemd's main process is %d, want %d again", pid, old)
 		}
@@ -206,7 +205,7 @@ func TestNewMainProcessDiesUnattended(t *testing.T) {
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		old := s.mainPID()
-		finish := s.slowRequest(3 * time.Second)
+		finish := s.hangingRequest()
 		up := s.startUpgrade(s.put(good(2)))
 		successor := s.drainingSuccessor(old)
 		if err := up.Signal(os.Kill); err != nil {
@@ -218,7 +217,7 @@ func TestNewMainProcessDiesUnattended(t *testing.T) {
 			v, err := s.ask("/")
 			return err == nil && v == version(1)
 		})
-		finish()
+		finish(version(1))
 		r := s.mustUpgrade(good(3))
 		if r.Incumbent != old {
 			t.Errorf("upgraded from pid %d, want %d, which had taken the service back", r.Incumbent, old)

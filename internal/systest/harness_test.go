@@ -406,25 +406,3 @@ func (s *service) answers() string {
 	}
 	return v
 }
-
-// slowRequest begins a request that takes d to answer, so that the generation which took it has something to drain. It
-// returns when the service works on it; finish waits for the answer.
-func (s *service) slowRequest(d time.Duration) (finish func()) {
-	s.t.Helper()
-	before := s.status().Runtime
-	done := make(chan error, 1)
-	go func() {
-		_, err := s.ask("/slow?for=" + d.String())
-		done <- err
-	}()
-	s.await("the slow request is under way", func() bool {
-		r := s.status().Runtime
-		return r != nil && (before == nil || r.Connections.Active > before.Connections.Active)
-	})
-	return func() {
-		s.t.Helper()
-		if err := <-done; err != nil {
-			s.t.Errorf("request of %s: %v", d, err)
-		}
-	}
-}

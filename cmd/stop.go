@@ -54,7 +54,21 @@ func stopMain(ctx context.Context, pid int) error {
 	if err := process.signal(syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("signal main process %d: %w", pid, err)
 	}
-	return process.wait(ctx)
+	if err := process.wait(ctx); err != nil {
+		return err
+	}
+	// It has ended, but systemd may learn of this command's end first. It would
+	// kill the remains, which harms nobody, and write into the journal that it did.
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for tick := time.NewTicker(2 * time.Millisecond); process.signal(0) == nil; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
 }
 
 // wait returns when the process has ended.

@@ -112,6 +112,8 @@ func TestWaitsForADrainingPredecessor(t *testing.T) {
 	rep = e.Run(t.Context())
 	w.want(rep, Refused, Preflight, "")
 	wantText(t, "cause", rep.Cause, "still busy with an earlier handoff")
+	wantText(t, "cause", rep.Cause, "still drains")
+	wantText(t, "hint", rep.Hint, "if it stays: kill ")
 
 	w.on = func(u Update) {
 		if u.Phase == Preflight && strings.Contains(u.Text, "earlier handoff") {

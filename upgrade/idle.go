@@ -63,7 +63,15 @@ func (r *run) becomeIdle(old string) error {
 			return context.Cause(r.ctx)
 		}
 		if ctx.Err() != nil {
-			return refuse(r.zdt("status", r.Options.Service), "%s is still busy with an earlier handoff after %s (%s)", r.Options.Service, r.Options.DrainTimeout+2*r.slack, s.Phase)
+			what, hint := string(s.Phase), r.zdt("status", r.Options.Service)
+			if p := s.Predecessor; p != nil {
+				what = fmt.Sprintf("process %d still drains", p.PID)
+				// Nobody is told to kill what only the service says is its own.
+				if inside, err := r.Host.InUnit(p.PID, r.unit); err == nil && inside {
+					hint += fmt.Sprintf("; if it stays: kill %d", p.PID)
+				}
+			}
+			return refuse(hint, "%s is still busy with an earlier handoff after %s (%s)", r.Options.Service, r.Options.DrainTimeout+2*r.slack, what)
 		}
 		if s.PID != r.unit.MainPID || s.Phase == control.Draining {
 			r.hangUp() // somebody else may answer by now

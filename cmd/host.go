@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/zdt-dev/zdt/dbusctl"
@@ -21,7 +22,8 @@ import (
 // has no state of its own beyond its connections.
 type host struct {
 	f       *factory
-	sd      systemd
+	mu      sync.Mutex
+	sd      systemd // use bus: the bus may be restarted in the middle of an upgrade
 	paths   Paths
 	service string
 	unit    string
@@ -43,7 +45,35 @@ func (f *factory) openHost(ctx context.Context, service string) (*host, error) {
 
 func (h *host) close() {
 	h.events.Close()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.sd.Close()
+}
+
+// bus is the connection to systemd, made anew when the bus has dropped it:
+// what a verdict needs to know then is still there to be asked.
+func (h *host) bus(ctx context.Context) (systemd, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c, ok := h.sd.(interface{ Err() error }); !ok || c.Err() == nil {
+		return h.sd, nil
+	}
+	sd, err := h.f.dialSystemd(ctx, h.f.globals.user)
+	if err != nil {
+		return nil, err
+	}
+	h.sd.Close()
+	h.sd = sd
+	return sd, nil
+}
+
+// ask is what systemd knows of the unit.
+func (h *host) ask(ctx context.Context) (dbusctl.Unit, error) {
+	sd, err := h.bus(ctx)
+	if err != nil {
+		return dbusctl.Unit{}, err
+	}
+	return sd.Unit(ctx, h.unit)
 }
 
 // policy reads [X-Zdt] of the unit and its drop-ins as they are on disk.
@@ -70,15 +100,20 @@ func (h *host) seams() upgrade.Host {
 	source := journal.Source{Unit: h.unit, User: h.f.globals.user, UID: h.f.euid}
 	return upgrade.Host{
 		Unit: func(ctx context.Context) (upgrade.Unit, error) {
-			u, err := h.sd.Unit(ctx, h.unit)
+			u, err := h.ask(ctx)
 			return unitOf(u), err
 		},
 		WatchUnit: h.watchUnit,
 		Signal: func(ctx context.Context, sig syscall.Signal) error {
-			return h.sd.Signal(ctx, h.unit, sig)
+			sd, err := h.bus(ctx)
+			if err != nil {
+				return err
+			}
+			return sd.Signal(ctx, h.unit, sig)
 		},
 		Control: h.control,
 		Reclaim: h.reclaim,
+		Tidy:    h.tidy,
 		Exe:     func(pid int) (string, error) { return os.Readlink(procPath(pid, "exe")) },
 		InUnit:  inUnit,
 		Cursor: func(ctx context.Context) (string, error) {
@@ -102,7 +137,11 @@ func (h *host) seams() upgrade.Host {
 }
 
 func (h *host) watchUnit(ctx context.Context) (<-chan upgrade.Unit, error) {
-	units, err := h.sd.Watch(ctx, h.unit)
+	sd, err := h.bus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	units, err := sd.Watch(ctx, h.unit)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +162,7 @@ func (h *host) watchUnit(ctx context.Context) (<-chan upgrade.Unit, error) {
 // control connects to the runtime and proves that it is the service's: the
 // directory belongs to the service's user, who could put any socket there.
 func (h *host) control(ctx context.Context) (*control.Client, error) {
-	u, err := h.sd.Unit(ctx, h.unit)
+	u, err := h.ask(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -152,27 +191,49 @@ func serviceUID(u dbusctl.Unit, f *factory) uint32 {
 // reclaim opens NotifyAccess= for a moment. systemd believes a dead process
 // to be the main one and, before version 254, listens to no other; a drop-in
 // with a daemon-reload is the one way in that needs no restart. It lies below /run and
-// is removed again; one that was left behind by a killed zdt is simply replaced.
+// is removed again; tidy removes one that a killed zdt left.
 func (h *host) reclaim(ctx context.Context, ask func(context.Context) error) error {
-	dir := filepath.Join("/run/systemd/system", h.unit+".d")
-	if h.f.globals.user {
-		dir = filepath.Join(filepath.Dir(h.paths.Runtime), "systemd/user", h.unit+".d")
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	sd, err := h.bus(ctx)
+	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, "50-zdt-reclaim.conf")
+	path := h.reclaimPath()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
 	if err := os.WriteFile(path, []byte("# Written by zdt for a moment; see docs/protocol.md, \"The successor dies\".\n[Service]\nNotifyAccess=all\n"), 0o644); err != nil {
 		return err
 	}
-	err := h.sd.DaemonReload(ctx)
+	err = sd.DaemonReload(ctx)
 	if err == nil {
 		err = ask(ctx)
 	}
-	ctx = context.WithoutCancel(ctx)
-	err = errors.Join(err, os.Remove(path))
-	os.Remove(dir) // unless somebody else has a drop-in there
-	return errors.Join(err, h.sd.DaemonReload(ctx))
+	return errors.Join(err, h.tidy(context.WithoutCancel(ctx)))
+}
+
+func (h *host) reclaimPath() string {
+	dir := "/run/systemd/system"
+	if h.f.globals.user {
+		dir = filepath.Join(filepath.Dir(h.paths.Runtime), "systemd/user")
+	}
+	return filepath.Join(dir, h.unit+".d", "50-zdt-reclaim.conf")
+}
+
+// tidy closes what reclaim opened.
+func (h *host) tidy(ctx context.Context) error {
+	path := h.reclaimPath()
+	if err := os.Remove(path); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	os.Remove(filepath.Dir(path)) // unless somebody else has a drop-in there
+	sd, err := h.bus(ctx)
+	if err != nil {
+		return err
+	}
+	return sd.DaemonReload(ctx)
 }
 
 // inUnit reports whether pid is in u's control group or below it.

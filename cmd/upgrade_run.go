@@ -20,7 +20,7 @@ func (f *factory) transact(ctx context.Context, o upgradeOptions, observe func(u
 		return upgrade.Report{}, err
 	}
 	defer h.close()
-	u, err := h.sd.Unit(ctx, h.unit)
+	u, err := h.ask(ctx)
 	if err != nil {
 		return upgrade.Report{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -29,6 +30,9 @@ type candidate struct {
 	started  time.Time
 	readyAt  time.Time
 	exe      string
+	// spare is set when the service stops with the candidate as its main
+	// process: what it leaves running is systemd's to end.
+	spare atomic.Bool
 }
 
 func startCandidate(spec launchSpec) (*candidate, error) {
@@ -43,6 +47,12 @@ func startCandidate(spec launchSpec) (*candidate, error) {
 	}
 	go link.pump(c.messages, c.stop)
 	go func() {
+		// What it has started holds copies of the sockets and might go on to
+		// accept. It goes with it; before the reaping, while the number of the
+		// group cannot be anybody else's.
+		if awaitEnd(process.Pid) && !c.spare.Load() {
+			killGroup(process.Pid)
+		}
 		state, err := process.Wait()
 		c.exited <- exitOf(state, err)
 	}()

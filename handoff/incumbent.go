@@ -325,6 +325,9 @@ func (m *machine) candidateExited(exit control.Exit) {
 	if a.cancel != nil {
 		a.cancel()
 	}
+	if m.phase == control.Forked || m.phase == control.Held {
+		m.h.gate.open() // before anything that takes time
+	}
 	misfit := m.lastWords()
 	switch m.phase {
 	case control.Forked, control.Held:
@@ -336,7 +339,6 @@ func (m *machine) candidateExited(exit control.Exit) {
 		case exit.Code == "exited" && exit.Status == "0":
 			reason = journal.ReasonExited
 		}
-		m.h.gate.open()
 		m.failed(reason, detail, &exit)
 		m.phase = control.Idle
 	case control.Aborting:

@@ -43,7 +43,10 @@ func launch(spec launchSpec) (*os.Process, *link, error) {
 	if spec.controlFD >= 0 {
 		files = append(files, uintptr(spec.controlFD))
 	}
-	pid, err := syscall.ForkExec(spec.exe, spec.argv, &syscall.ProcAttr{Dir: spec.dir, Env: spec.env, Files: files})
+	pid, err := syscall.ForkExec(spec.exe, spec.argv, &syscall.ProcAttr{
+		Dir: spec.dir, Env: spec.env, Files: files,
+		Sys: &syscall.SysProcAttr{Setpgid: true}, // see killGroup
+	})
 	if err != nil {
 		unix.Close(pair[0])
 		return nil, nil, &os.PathError{Op: "execute", Path: spec.exe, Err: err}
@@ -65,3 +68,17 @@ func launch(spec launchSpec) (*os.Process, *link, error) {
 	}
 	return process, l, nil
 }
+
+// awaitEnd waits until a child has ended and leaves it to be reaped. It reports
+// false when that cannot be known.
+func awaitEnd(pid int) bool {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			return err == nil
+		}
+	}
+}
+
+// killGroup ends what is left of the process group that a candidate leads.
+func killGroup(pid int) { unix.Kill(-pid, unix.SIGKILL) }

@@ -14,3 +14,6 @@ const msgTrunc = 0
 func launch(launchSpec) (*os.Process, *link, error) { return nil, nil, errors.ErrUnsupported }
 
 func cannotExecute(error) bool { return false }
+
+func awaitEnd(int) bool { return false }
+func killGroup(int)     {}

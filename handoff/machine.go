@@ -226,6 +226,9 @@ func (m *machine) ready() error {
 // a candidate or a predecessor that still drains.
 func (m *machine) stop() {
 	m.stopped = true
+	if m.attempt != nil && m.attempt.committed {
+		m.attempt.candidate.spare.Store(true)
+	}
 	switch m.phase {
 	case control.Stopping, control.Draining:
 		m.drain.hurry(m.h.opt.StopGrace)

@@ -59,6 +59,9 @@ type Host struct {
 	// Reclaim makes systemd listen to a process of the unit that is not the
 	// main one while ask runs.
 	Reclaim func(ctx context.Context, ask func(ctx context.Context) error) error
+	// Tidy removes what a killed zdt left of a Reclaim. nil: there is nothing
+	// it could leave. The lock is held.
+	Tidy func(ctx context.Context) error
 	// Exe returns the file a process executes (/proc/PID/exe).
 	Exe func(pid int) (string, error)
 	// InUnit reports whether a process is inside the unit's control group.

@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -24,6 +25,11 @@ func (r *run) preflight() error {
 	}
 	if err := r.Check(r.Options.Binary); err != nil {
 		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
+	}
+	if r.Host.Tidy != nil {
+		if err := r.Host.Tidy(r.ctx); err != nil {
+			return &Failure{Outcome: Refused, Err: fmt.Errorf("remove what an earlier zdt left: %w", err), Hint: hintOf(err)}
+		}
 	}
 	if r.unit, err = r.Host.Unit(r.ctx); err != nil {
 		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}

@@ -69,9 +69,18 @@ func (r *run) undo(cause error) error {
 		f.Outcome = Interrupted
 	}
 	if f.Hint == "" {
-		f.Hint = "mend the release and run the same zdt upgrade again; the whole story: " + r.journalctl("ZDT_TXID="+r.report.TxID)
+		f.Hint = nextStep(f.Reason) + "; the whole story: " + r.journalctl("ZDT_TXID="+r.report.TxID)
 	}
 	return f
+}
+
+// nextStep is the advice after a rollback. Not every failure is the release's.
+func nextStep(reason string) string {
+	switch reason {
+	case reasonIncumbentDied, reasonControlLost, reasonSystemdLost, reasonRecord, string(journal.ReasonSignal), string(journal.ReasonRequested), string(journal.ReasonStopping):
+		return "the release need not be the cause: run the same zdt upgrade again"
+	}
+	return "mend the release and run the same zdt upgrade again"
 }
 
 // found is who serves.

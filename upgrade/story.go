@@ -40,8 +40,14 @@ func (s *story) read(f *journal.Follower) {
 	}
 }
 
+// maxStory bounds the lines of one transaction, which has about five. More
+// come only from a service that makes them up.
+const maxStory = 100
+
 func (s *story) add(line StoryLine) {
-	s.lines = append(s.lines, line)
+	if len(s.lines) < maxStory {
+		s.lines = append(s.lines, line)
+	}
 	if line.Event == string(journal.Exit) || line.Event == string(journal.Abort) {
 		select {
 		case <-s.complete:

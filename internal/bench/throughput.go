@@ -11,11 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/handoff"
 )
@@ -143,7 +146,7 @@ func startServer(ctx context.Context, self, role string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.cmd.Start(); err != nil {
+	if err := startOnFirstProcessor(s.cmd); err != nil {
 		return nil, err
 	}
 	s.stdin = stdin
@@ -165,6 +168,29 @@ func startServer(ctx context.Context, self, role string) (*server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// startOnFirstProcessor keeps the server on one processor and leaves the others to the clients, so that the server is what
+// limits the rate, and where the scheduler puts whom is no part of it. With a single processor there is nothing to
+// choose.
+func startOnFirstProcessor(cmd *exec.Cmd) error {
+	var all, first unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil || all.Count() < 2 {
+		return cmd.Start()
+	}
+	for i := 0; first.Count() == 0; i++ {
+		if all.IsSet(i) {
+			first.Set(i)
+		}
+	}
+	// A child inherits what the thread has that starts it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.SchedSetaffinity(0, &first); err != nil {
+		return cmd.Start()
+	}
+	defer unix.SchedSetaffinity(0, &all)
+	return cmd.Start()
 }
 
 // answerSize asks once. All answers are of the same size, so the clients need not parse them.

@@ -84,10 +84,13 @@ type upgradeTimes struct {
 func (u *upgrader) series(ctx context.Context, n int) (upgradeTimes, error) {
 	r := upgradeTimes{phases: make(map[upgrade.Phase][]time.Duration)}
 	for range n {
-		// Bytes behind the end of an ELF file change its checksum and nothing else.
+		// Bytes behind the end of an ELF file change its checksum and its size, as another version does, and nothing else.
 		u.made++
 		file := filepath.Join(dir, "next")
-		if err := os.WriteFile(file, fmt.Appendf(bytes.Clone(u.program), "release %d", u.made), 0o755); err != nil {
+		if err := os.WriteFile(file, append(bytes.Clone(u.program), make([]byte, u.made)...), 0o755); err != nil {
+			return r, err
+		}
+		if err := forget(); err != nil {
 			return r, err
 		}
 		ran, err := zdt(ctx, "upgrade", service, "--binary", file, "--bake", "0s", "-o", "json")
@@ -107,6 +110,21 @@ func (u *upgrader) series(ctx context.Context, n int) (upgradeTimes, error) {
 		}
 	}
 	return r, nil
+}
+
+// forget removes all releases but the five last ones, as a host that is cared for has them.
+func forget() error {
+	releases, err := filepath.Glob("/var/lib/zdt/" + service + "/releases/2*") // by time, as their names begin with it
+	if err != nil {
+		return err
+	}
+	for len(releases) > 5 {
+		if err := os.RemoveAll(releases[0]); err != nil {
+			return err
+		}
+		releases = releases[1:]
+	}
+	return nil
 }
 
 // ran is a command that has ended well.

@@ -99,7 +99,7 @@ func (d *drainer) look() int {
 	grace := time.Duration(d.grace.Load())
 	for _, conn := range open {
 		heard := conn.since.Load()
-		since := time.Unix(0, heard)
+		since := d.tracker.epoch.Add(time.Duration(heard))
 		if since.Before(d.started) {
 			since = d.started
 		}

@@ -153,13 +153,37 @@ func (m *Manager) subscribe(ctx context.Context) error {
 				return explain(ctx, op, "", err)
 			}
 		}
-		var owner string
-		if err := m.conn.BusObject().CallWithContext(ctx, busIface+".GetNameOwner", 0, destination).Store(&owner); err != nil {
+		owner, err := m.findOwner(ctx)
+		if err != nil {
 			return explain(ctx, op, "", err)
 		}
 		m.sig.setFirstOwner(owner)
 	}
 	return m.resubscribe(ctx)
+}
+
+// arrival is how long systemd may take to come to a bus that has just been
+// started: it is on its way there only when the bus daemon runs.
+const arrival = 2 * time.Second
+
+// findOwner returns systemd's name on the bus.
+func (m *Manager) findOwner(ctx context.Context) (owner string, err error) {
+	late := time.NewTimer(arrival)
+	defer late.Stop()
+	for {
+		err = m.conn.BusObject().CallWithContext(ctx, busIface+".GetNameOwner", 0, destination).Store(&owner)
+		var reply dbus.Error
+		if !errors.As(err, &reply) || reply.Name != "org.freedesktop.DBus.Error.NameHasNoOwner" {
+			return owner, err
+		}
+		select {
+		case <-m.sig.back():
+		case <-late.C:
+			return "", err
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
 }
 
 // managerRule matches a signal of systemd's manager object.

@@ -140,7 +140,7 @@ func (s *stage) start(inherited ...inheritedSocket) {
 	s.first.Dir = s.dir
 	s.first.Env = append(os.Environ(),
 		envRole+"="+s.dir, envConfig+"="+string(cfg), "NOTIFY_SOCKET="+s.systemd.path,
-		"RUNTIME_DIRECTORY="+s.dir, "ZDT_SERVICE=web", "GORACE=halt_on_error=1 exitcode=66", "WATCHDOG_PID=1", "SYSTEMD_EXEC_PID=1",
+		"RUNTIME_DIRECTORY="+s.dir, "ZDT_SERVICE=web", "GORACE=halt_on_error=1 exitcode=66 atexit_sleep_ms=0", "WATCHDOG_PID=1", "SYSTEMD_EXEC_PID=1",
 	)
 	var names []string
 	for _, i := range inherited {

@@ -140,7 +140,7 @@ func initArguments(cmd *cobra.Command, args []string) error {
 // spec is what the flags say, without what this host says.
 func (o initOptions) spec(p Paths, user bool) (unitgen.Spec, error) {
 	s := unitgen.Spec{
-		Name: o.Name, Description: o.Description, Exec: filepath.Base(o.Exec), Args: o.Args, Environment: o.Environment,
+		Name: o.Name, Description: o.Description, Exec: programName(o.Name, o.Exec), Args: o.Args, Environment: o.Environment,
 		StateDir: p.StateDir(o.Name), UnitDir: p.Units, Zdt: o.Zdt,
 		Runtime: unitgen.Runtime(o.Runtime), User: o.ServiceUser, DynamicUser: o.DynamicUser,
 		Health: o.Health, ReadyTimeout: o.ReadyTimeout, DrainTimeout: o.DrainTimeout, Bake: o.Bake,
@@ -156,6 +156,17 @@ func (o initOptions) spec(p Paths, user bool) (unitgen.Spec, error) {
 		s.Listen = append(s.Listen, l)
 	}
 	return s, errors.Join(errs...)
+}
+
+// programName is what the program is called in every release. A file called
+// after the service and its version (web-1.4.3, hello_linux_amd64) becomes just
+// the service's name: the version would be wrong from the second release on.
+func programName(service, file string) string {
+	base := filepath.Base(file)
+	if rest, ok := strings.CutPrefix(base, service); ok && rest != "" && strings.ContainsRune("-_.", rune(rest[0])) {
+		return service
+	}
+	return base
 }
 
 func runInit(ctx context.Context, f *factory, o initOptions) error {

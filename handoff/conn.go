@@ -22,23 +22,19 @@ const (
 type conn struct {
 	tracker *tracker
 	state   atomic.Int32
-	since   atomic.Int64 // when it last fell idle or was read from, in nanoseconds since tracker.epoch
+	news    atomic.Uint32 // changes of state and reads so far; no times, since a fast server feels each look at the clock
 	closed  atomic.Bool
 	net     net.Conn // the connection under it
+
+	// Owned by the drain: the news it has seen, and when it saw that there was some.
+	seen   uint32
+	seenAt time.Time
 }
 
-// set notes what the connection does now. What makes it active was just heard,
-// and each look at the clock costs a fast server half a percent.
 func (c *conn) set(s connState) {
-	if s != connActive {
-		c.touch()
-	}
+	c.news.Add(1)
 	c.state.Store(int32(s))
 }
-
-// touch sets since. The monotonic clock alone is read: it is the cheaper one,
-// and a wall clock that is set would make idle connections old or young.
-func (c *conn) touch() { c.since.Store(int64(time.Since(c.tracker.epoch))) }
 
 func (c *conn) tracked() *conn { return c }
 
@@ -47,7 +43,7 @@ func (c *conn) tracked() *conn { return c }
 // in pieces: a drain must not take one in the middle of it for idle.
 func (c *conn) heard(n int) {
 	if n > 0 {
-		c.touch()
+		c.news.Add(1)
 	}
 }
 
@@ -106,7 +102,6 @@ func trackedConn(c net.Conn) *conn {
 
 // tracker knows every open connection that came in through a Listener.
 type tracker struct {
-	epoch     time.Time    // where conn.since begins to count
 	accepting atomic.Int32 // Accepts that may still come back with a connection
 
 	mu      sync.Mutex
@@ -117,7 +112,7 @@ type tracker struct {
 }
 
 func newTracker() *tracker {
-	return &tracker{epoch: time.Now(), conns: make(map[*conn]struct{}), changed: make(chan struct{}, 1)}
+	return &tracker{conns: make(map[*conn]struct{}), changed: make(chan struct{}, 1)}
 }
 
 // track wraps an accepted connection.

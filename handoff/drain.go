@@ -98,17 +98,16 @@ func (d *drainer) look() int {
 	open, ended := d.tracker.snapshot()
 	grace := time.Duration(d.grace.Load())
 	for _, conn := range open {
-		heard := conn.since.Load()
-		since := d.tracker.epoch.Add(time.Duration(heard))
-		if since.Before(d.started) {
-			since = d.started
+		news := conn.news.Load()
+		if news != conn.seen || conn.seenAt.Before(d.started) {
+			conn.seen, conn.seenAt = news, now
 		}
 		switch connState(conn.state.Load()) {
 		case connIdle:
 			// Bytes the server has not read are a request: let it be answered.
 			// So are those it has read while we looked.
 			switch {
-			case now.Sub(since) >= grace && unreadBytes(conn.net) == 0 && conn.since.Load() == heard:
+			case now.Sub(conn.seenAt) >= grace && unreadBytes(conn.net) == 0 && conn.news.Load() == news:
 				count(&c.Closed, conn.end())
 			case now.Sub(d.started) >= d.timeout:
 				count(&c.Cut, conn.end())

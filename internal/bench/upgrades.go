@@ -156,12 +156,12 @@ func programs(ctx context.Context, t *table, n int) error {
 	if err != nil {
 		return err
 	}
-	for name, file := range map[string]string{"size of zdt": path, "size of examples/hello": filepath.Join(dir, "hello")} {
+	for _, file := range []string{path, filepath.Join(dir, "hello")} {
 		info, err := os.Stat(file)
 		if err != nil {
 			return err
 		}
-		t.value(name, fmt.Sprintf("%.1f MB", float64(info.Size())/1e6), "", true)
+		t.value("size of "+filepath.Base(file), fmt.Sprintf("%.1f MB", float64(info.Size())/1e6), "", true)
 	}
 	var wall []time.Duration
 	for range n {

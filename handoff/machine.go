@@ -129,64 +129,6 @@ func (m *machine) run() {
 	m.end()
 }
 
-// The channels of what may be absent: a nil channel never fires.
-
-func (m *machine) predecessorMessages() <-chan message {
-	if m.predecessor == nil {
-		return nil
-	}
-	return m.predecessor.messages
-}
-
-func (m *machine) candidateMessages() <-chan message {
-	if m.attempt == nil || m.attempt.gone {
-		return nil
-	}
-	return m.attempt.candidate.messages
-}
-
-func (m *machine) candidateExit() <-chan control.Exit {
-	if m.attempt == nil {
-		return nil
-	}
-	return m.attempt.candidate.exited
-}
-
-func (m *machine) healthResult() <-chan error {
-	if m.attempt == nil {
-		return nil
-	}
-	return m.attempt.health
-}
-
-func (m *machine) deadline() <-chan time.Time {
-	if m.attempt == nil || m.attempt.deadline == nil {
-		return nil
-	}
-	return m.attempt.deadline.C
-}
-
-func (m *machine) armExpiry() <-chan time.Time {
-	if m.armTimer == nil {
-		return nil
-	}
-	return m.armTimer.C
-}
-
-func (m *machine) drainDone() <-chan struct{} {
-	if m.drain == nil || m.drained {
-		return nil
-	}
-	return m.drain.done
-}
-
-func (m *machine) ticks() <-chan time.Time {
-	if m.drainTick == nil {
-		return nil
-	}
-	return m.drainTick.C
-}
-
 func (m *machine) signal(s os.Signal) {
 	switch s {
 	case sigHandoff:

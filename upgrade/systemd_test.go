@@ -149,7 +149,7 @@ func (s *systemd) launch() {
 	}
 	defer log.Close()
 	env := append([]string{envRole + "=service", envUnit + "=" + s.dir, "NOTIFY_SOCKET=" + filepath.Join(s.dir, "notify"),
-		"RUNTIME_DIRECTORY=" + s.dir, "ZDT_SERVICE=web", "PATH=/usr/bin:/bin"}, s.env...)
+		"RUNTIME_DIRECTORY=" + s.dir, "ZDT_SERVICE=web", "PATH=/usr/bin:/bin", "GORACE=" + os.Getenv("GORACE")}, s.env...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // Path returns the host's view of a path inside the guest, for tools that want a name. Beware of symbolic links with
@@ -35,6 +36,10 @@ func (g *Guest) replace(path string, data io.Reader, mode os.FileMode) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
+		// A process forked meanwhile has the file open for writing until it executes something, and until then
+		// nobody can execute the file (ETXTBSY). Tests fork all the time.
+		syscall.ForkLock.RLock()
+		defer syscall.ForkLock.RUnlock()
 		tmp, err := os.CreateTemp(filepath.Dir(path), ".guest-")
 		if err != nil {
 			return err

@@ -217,5 +217,13 @@ func (s *service) journalOf(matches ...string) string {
 	return s.g.Journal(context.WithoutCancel(s.t.Context()), append([]string{"-u", s.unit}, matches...)...)
 }
 
+// reloadSaid returns what ExecReload= wrote: output of the unit under the
+// program's name, and not under zdt's own as the events are. (Not _COMM=zdt:
+// journald reads that field from /proc, where a command that has ended by then
+// has none; the name and the unit belong to the stream systemd gave it.)
+func (s *service) reloadSaid() string {
+	return s.journalOf("SYSLOG_IDENTIFIER=" + s.name)
+}
+
 // pid is a process's number for a command line.
 func pid(n int) string { return fmt.Sprint(n) }

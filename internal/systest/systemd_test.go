@@ -21,7 +21,7 @@ func TestReloadDuringUpgrade(t *testing.T) {
 		}
 		k.letGo()
 		k.wait().mustBe(upgrade.Upgraded, 0)
-		if log := s.journalOf("_COMM=zdt"); !strings.Contains(log, "handoff refused") {
+		if log := s.reloadSaid(); !strings.Contains(log, "handoff refused") {
 			t.Errorf("the journal does not say why the reload failed:\n%s", log)
 		}
 	})
@@ -173,7 +173,7 @@ func TestReloadTellsTheTruth(t *testing.T) {
 			if s.mainPID() != old || s.show("ActiveState") != "active" || s.show("Result") != "success" {
 				t.Errorf("main process %d, want %d; the unit is %s (%s)", s.mainPID(), old, s.show("ActiveState"), s.show("Result"))
 			}
-			if log := s.journalOf("_COMM=zdt"); !strings.Contains(log, "handoff undone (crashed)") {
+			if log := s.reloadSaid(); !strings.Contains(log, "handoff undone (crashed)") {
 				t.Errorf("the journal does not say why the reload failed:\n%s", log)
 			}
 			s.mustRun(2)

@@ -38,8 +38,8 @@ type Handoff struct {
 	onRelease []func(context.Context)
 	unserved  map[any]struct{} // sockets opened and not yet served
 	servers   map[*http.Server]struct{}
-	tasks     int
-	taskEnded *sync.Cond
+
+	tasks taskPool
 
 	calls  chan func(*machine)
 	ctx    context.Context // ends when the drain begins
@@ -82,7 +82,6 @@ func Open(o Options) (*Handoff, error) {
 		unserved: make(map[any]struct{}), servers: make(map[*http.Server]struct{}),
 		calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
-	h.taskEnded = sync.NewCond(&h.mu)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	if err := h.inherit(in); err != nil {
 		h.abandon()

@@ -464,5 +464,3 @@ func readFile(path string) string {
 	text, _ := os.ReadFile(path)
 	return string(text)
 }
-
-func newCond(h *Handoff) *sync.Cond { return sync.NewCond(&h.mu) }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"sync"
 )
 
 // Serve serves HTTP on ln until this generation is done: until a successor was
@@ -113,48 +112,9 @@ func (h *Handoff) OnRelease(f func(ctx context.Context)) {
 	h.onRelease = append(h.onRelease, f)
 }
 
-// Go runs a task of this generation. Its context ends when the drain begins;
-// the drain waits until it returned, or for DrainTimeout.
-func (h *Handoff) Go(f func(ctx context.Context)) {
-	h.mu.Lock()
-	h.tasks++
-	h.mu.Unlock()
-	go func() {
-		defer func() {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.tasks--
-			h.taskEnded.Broadcast()
-		}()
-		f(h.ctx)
-	}()
-}
-
-// finishWork runs the OnDrain hooks and waits for them and for the tasks.
-func (h *Handoff) finishWork(ctx context.Context) {
-	h.mu.Lock()
-	hooks := slices.Clone(h.onDrain)
-	h.mu.Unlock()
-	var wg sync.WaitGroup
-	for _, hook := range hooks {
-		wg.Go(func() { hook(ctx) })
-	}
-	wg.Wait()
-	stop := context.AfterFunc(ctx, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.taskEnded.Broadcast()
-	})
-	defer stop()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for h.tasks > 0 && ctx.Err() == nil {
-		h.taskEnded.Wait()
-	}
-}
-
-// release runs the OnRelease hooks.
+// release runs the OnRelease hooks. Tasks are not waited for any more.
 func (h *Handoff) release() {
+	h.leaveTasks()
 	h.mu.Lock()
 	hooks := slices.Clone(h.onRelease)
 	h.mu.Unlock()

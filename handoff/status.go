@@ -3,17 +3,22 @@ package handoff
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
 )
 
-// counts are this generation's connections.
+// counts are this generation's connections and tasks.
 func (m *machine) counts() control.Counts {
-	if m.drain != nil {
-		return *m.drain.counts.Load()
-	}
 	var c control.Counts
-	c.Idle, c.Active, c.Streams = m.h.tracker.counts()
+	over := m.finished
+	if d := m.drain; d != nil {
+		c = *d.counts.Load()
+		over = over || time.Since(d.started) >= d.timeout
+	} else {
+		c.Idle, c.Active, c.Streams = m.h.tracker.counts()
+	}
+	m.h.tasks.tell(&c, over)
 	return c
 }
 

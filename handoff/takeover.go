@@ -25,6 +25,7 @@ func (m *machine) takeOver(exit control.Exit) {
 	m.tookOver = true
 	m.phase = control.Idle
 	h.gate.open()
+	h.resumeTasks()
 	h.control.own()
 	m.reclaim()
 }

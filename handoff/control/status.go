@@ -66,8 +66,8 @@ type Socket struct {
 	InUse   bool   `json:"in_use"` // false: inherited and passed on, but this release does not use it
 }
 
-// Counts are a generation's connections. Idle, Active and Streams are those of
-// now, the others have been counted since the drain began.
+// Counts are a generation's connections and tasks. Idle, Active and Streams are those of
+// now, the other connections have been counted since the drain began.
 type Counts struct {
 	Idle    int `json:"idle"`    // between two requests, or before the first
 	Active  int `json:"active"`  // within a request
@@ -76,6 +76,10 @@ type Counts struct {
 	Drained int `json:"drained"` // ended by themselves or after their last response
 	Closed  int `json:"closed"`  // idle through the whole grace, closed politely
 	Cut     int `json:"cut"`     // still busy at the deadline
+	// Tasks are those of Handoff.Go that run now. TasksLeft are those that still run after the
+	// drain's deadline: nothing waits for them any more.
+	Tasks     int `json:"tasks,omitempty"`
+	TasksLeft int `json:"tasks_left,omitempty"`
 }
 
 // Open returns the number of connections that are open now.

@@ -4,12 +4,14 @@
 package main
 
 import (
+	"crypto/sha256"
 	"flag"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff"
@@ -67,10 +69,11 @@ func run() error {
 		panic("the first request was one too many")
 	}
 	log.Printf("generation %d on %s", h.Generation(), ln.Addr())
-	return h.Serve(&http.Server{Handler: mux()}, ln)
+	return h.Serve(&http.Server{Handler: mux(h.Draining())}, ln)
 }
 
-func mux() http.Handler {
+// mux serves until draining is closed, and what is under way then to its end.
+func mux(draining <-chan struct{}) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Version", version)
@@ -95,5 +98,52 @@ func mux() http.Handler {
 		case <-r.Context().Done():
 		}
 	})
+	// upload tells the digest of what it was sent.
+	mux.HandleFunc("POST /upload", func(w http.ResponseWriter, r *http.Request) {
+		sum := sha256.New()
+		n, err := io.Copy(sum, r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("X-Version", version)
+		fmt.Fprintf(w, "%x %d\n", sum.Sum(nil), n)
+	})
+	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { events(w, r, draining) })
 	return mux
+}
+
+// events streams events that are numbered from the one after Last-Event-ID on.
+// A stream like this has no end of its own, and a drain would wait for it until
+// it is cut: so it ends with the drain, and the client opens the next one and
+// says where it was. (A stream that moves to the next process as it is needs
+// handoff.Track: see examples/chat.)
+func events(w http.ResponseWriter, r *http.Request, draining <-chan struct{}) {
+	every, err := time.ParseDuration(r.URL.Query().Get("every"))
+	if err != nil || every <= 0 {
+		every = 50 * time.Millisecond
+	}
+	n, _ := strconv.ParseUint(r.Header.Get("Last-Event-ID"), 10, 64)
+	w.Header().Set("X-Version", version)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	out := http.NewResponseController(w)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		n++
+		if _, err := fmt.Fprintf(w, "id: %d\ndata: hello from %s\n\n", n, version); err != nil {
+			return
+		}
+		if err := out.Flush(); err != nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-draining:
+			return
+		case <-r.Context().Done():
+			return
+		}
+	}
 }

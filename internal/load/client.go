@@ -5,174 +5,230 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
-	"net/http"
 	"os"
-	"strconv"
-	"syscall"
+	"sync"
 	"time"
 )
 
-// client sends one request after the other. It owns its connection, and nothing else touches that.
+// client is one client; its goroutine owns everything but what mu guards.
 type client struct {
-	l    *Load
-	id   int
-	keep bool // the connection, for the next request
-	seq  int
+	l     *Load
+	id    int
+	kind  Client
+	b     behaviour
+	first time.Duration // pause before the first turn
 
-	conn net.Conn // nil when there is none
-	r    *bufio.Reader
-	had  bool // a connection, earlier: the next one is a reconnect
-	req  bytes.Buffer
+	r     *bufio.Reader
+	head  limitedReader // below r
+	rand  *rand.Rand
+	turns int
+	req   bytes.Buffer
+	had   bool      // a connection, earlier: the next one is a reconnect
+	ended time.Time // when the last connection ended
+
+	mu      sync.Mutex
+	conn    net.Conn // nil when there is none; written by the client's goroutine alone
+	pausing bool     // the client only listens, and Stop may end that
+	given   bool     // up, by Cancel
 }
 
-// slice is how long a client pauses before it looks whether it shall stop.
-const slice = 50 * time.Millisecond
+// behaviour is what distinguishes the kinds of clients. The functions run on an open connection; with an error the
+// connection is closed, and the error is counted.
+type behaviour struct {
+	keep   bool // the connection, for the next turn
+	stream bool // the connection is meant to last: its end is a cut
+	think  time.Duration
 
-func (l *Load) newClient(id int, keep bool) *client { return &client{l: l, id: id, keep: keep} }
+	open func(c *client) error // on a new connection, before the first turn; nil: nothing
+	turn func(c *client, began time.Time) error
+	hear func(c *client) error // takes what comes between two turns; nil: nothing may come
+}
+
+func newClient(l *Load, id int, kind Client) *client {
+	c := &client{l: l, id: id, kind: kind, rand: rand.New(rand.NewPCG(uint64(id), 1))}
+	c.b = behaviour{keep: true, think: l.cfg.Think, turn: (*client).exchange}
+	switch kind {
+	case Fresh:
+		c.b.keep = false
+	case Idle:
+		c.b.think = l.cfg.IdleThink
+	case Slow:
+		c.b.turn = (*client).askSlowly
+	case Upload:
+		c.b.turn = (*client).upload
+	case Pipelined:
+		c.b.turn = (*client).pipeline
+	case HalfHead:
+		c.b.turn = (*client).sendInPieces
+	case Expect:
+		c.b.turn = (*client).expect
+	case Events:
+		c.b.stream, c.b.turn = true, (*client).readEvents
+	case WebSocket:
+		chat := newChat(c)
+		c.b.stream, c.b.open, c.b.turn, c.b.hear = true, chat.open, chat.say, chat.hear
+	case Lines:
+		lines := &lineTalk{}
+		c.b.stream, c.b.open, c.b.turn = true, lines.open, lines.talk
+	}
+	return c
+}
 
 func (c *client) run() {
 	defer c.close()
+	c.pause(c.first)
 	for !c.stopped() {
 		began := time.Now()
 		if c.conn == nil {
 			if err := c.dial(); err != nil {
-				c.l.rec.refused(c, err)
-				c.pause()
+				c.l.rec.refused(c, err, began)
+				c.pause(max(c.b.think, time.Millisecond))
 				continue
 			}
-			if c.keep {
+			if c.b.keep {
 				began = time.Now() // a client that opens a connection for each request pays for it each time
 			}
+			if c.b.open != nil {
+				if err := c.b.open(c); err != nil {
+					c.fail(err, began)
+					c.pause(max(c.b.think, time.Millisecond))
+					continue
+				}
+			}
 		}
-		c.exchange(began)
-		c.pause()
-	}
-}
-
-// exchange sends a request and judges what comes back.
-func (c *client) exchange(began time.Time) {
-	body := c.compose()
-	a, err := c.roundTrip(body)
-	if err != nil {
-		c.l.rec.failed(c, err)
-		c.close()
-		return
-	}
-	c.l.rec.answered(a.version, time.Since(began))
-	if c.keep && a.last {
-		c.l.rec.polite()
-	}
-	if !c.keep || a.last {
-		c.close()
-	}
-}
-
-// compose writes the next request into c.req and returns the body that the answer must have, or nil when any will do.
-func (c *client) compose() (want []byte) {
-	c.seq++
-	end := "\r\n"
-	if !c.keep {
-		end = "Connection: close\r\n\r\n"
-	}
-	c.req.Reset()
-	// Clients alternate, and not all in step.
-	if (c.id+c.seq)%2 == 0 {
-		fmt.Fprintf(&c.req, "GET %s HTTP/1.1\r\nHost: load\r\n%s", c.l.cfg.Get, end)
-		return nil
-	}
-	want = strconv.AppendInt(append(strconv.AppendInt([]byte("client "), int64(c.id), 10), " request "...), int64(c.seq), 10)
-	fmt.Fprintf(&c.req, "POST %s HTTP/1.1\r\nHost: load\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%s%s", c.l.cfg.Post, len(want), end, want)
-	return want
-}
-
-// answer is what the load needs to know of a good answer.
-type answer struct {
-	version string
-	last    bool // the server will close the connection
-}
-
-// roundTrip writes the composed request once and reads the answer.
-func (c *client) roundTrip(want []byte) (answer, error) {
-	c.conn.SetDeadline(time.Now().Add(c.l.cfg.Timeout))
-	if _, err := c.conn.Write(c.req.Bytes()); err != nil {
-		return answer{}, fmt.Errorf("write request: %w", err)
-	}
-	if _, err := c.r.Peek(1); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = errNoAnswer
+		c.turns++
+		if err := c.b.turn(c, began); err != nil {
+			c.fail(err, began)
 		}
-		return answer{}, fmt.Errorf("await answer: %w", err)
+		c.pause(c.b.think)
 	}
-	method := http.MethodGet
-	if want != nil {
-		method = http.MethodPost
-	}
-	resp, err := http.ReadResponse(c.r, &http.Request{Method: method})
-	if err != nil {
-		return answer{}, bad("read answer: %w", err)
-	}
-	body, err := io.ReadAll(resp.Body)
-	switch {
-	case err != nil:
-		return answer{}, bad("read body of answer: %w", err)
-	case resp.StatusCode != http.StatusOK:
-		return answer{}, bad("status %s", resp.Status)
-	case want != nil && !bytes.Equal(body, want):
-		return answer{}, bad("sent %q, got %.100q back", want, body)
-	case c.r.Buffered() > 0:
-		return answer{}, bad("%d bytes after the answer", c.r.Buffered())
-	}
-	return answer{version: resp.Header.Get("X-Version"), last: resp.Close}, nil
 }
 
-var errNoAnswer = errors.New("connection closed before the first byte of an answer")
-
-// badAnswer marks an error as one about what the server sent, or stopped sending half way.
-type badAnswer struct{ error }
-
-func (b badAnswer) Unwrap() error { return b.error }
-
-func bad(format string, args ...any) error { return badAnswer{fmt.Errorf(format, args...)} }
-
-// kindOf sorts an error of roundTrip.
-func kindOf(err error) Kind {
-	var b badAnswer
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return Timeout
-	case errors.As(err, &b):
-		return BadAnswer
-	case errors.Is(err, errNoAnswer):
-		return NoAnswer
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return Reset
+// fail counts an error and gives the connection up.
+func (c *client) fail(err error, began time.Time) {
+	if c.b.stream && isEnd(err) {
+		c.l.rec.cut(c, err)
+	} else {
+		c.l.rec.failed(c, err, began)
 	}
-	return Other
+	c.close()
 }
+
+// limitedReader bounds what one head of an answer may hold: http.ReadResponse does not, and the service is not trusted
+// with the memory of whoever runs zdt prove.
+type limitedReader struct {
+	r    io.Reader
+	left int
+}
+
+// maxHead is the largest head of an answer, in bytes.
+const maxHead = 1 << 20
+
+var errTooLarge = errors.New("the head of the answer is larger than 1 MiB")
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, errTooLarge
+	}
+	n, err := l.r.Read(p[:min(len(p), l.left)])
+	l.left -= n
+	return n, err
+}
+
+func (l *limitedReader) unlimited() { l.left = int(^uint(0) >> 1) }
 
 func (c *client) dial() error {
 	// Not ended by Stop: a connect under way is answered or refused like any other, and counted.
-	ctx, cancel := context.WithTimeout(context.Background(), c.l.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(c.l.dialing, c.l.cfg.Timeout)
 	defer cancel()
 	conn, err := c.l.cfg.Dial(ctx)
 	if err != nil {
 		return err
 	}
-	c.conn, c.r = conn, bufio.NewReader(conn)
-	if c.keep && c.had {
-		c.l.rec.reconnected()
+	c.mu.Lock()
+	c.conn = conn
+	c.mu.Unlock()
+	c.head = limitedReader{r: conn}
+	c.head.unlimited()
+	c.r = bufio.NewReader(&c.head)
+	if c.b.keep && c.had {
+		c.l.rec.reconnected(c, c.ended)
 	}
 	c.had = true
 	return nil
 }
 
 func (c *client) close() {
-	if c.conn != nil {
-		c.conn.Close()
-		c.conn, c.r = nil, nil
+	if c.conn == nil {
+		return
+	}
+	c.mu.Lock()
+	conn := c.conn
+	c.conn = nil
+	c.mu.Unlock()
+	conn.Close()
+	c.r, c.ended = nil, time.Now()
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// allow bounds what follows on the connection by Config.Timeout from now.
+func (c *client) allow() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	deadline := time.Now().Add(c.l.cfg.Timeout)
+	if c.given {
+		deadline = longAgo
+	}
+	c.conn.SetDeadline(deadline)
+}
+
+// write writes once; what arrives of it in part is a failure like any other.
+func (c *client) write(p []byte) error {
+	_, err := c.conn.Write(p)
+	return err
+}
+
+// listen waits until there is something to read, until end, or until Stop; the latter two are os.ErrDeadlineExceeded.
+func (c *client) listen(end time.Time) error {
+	if !c.relax(end) {
+		return os.ErrDeadlineExceeded
+	}
+	_, err := c.r.Peek(1)
+	c.tense()
+	return err
+}
+
+// relax lets Stop end a Read from now on, and not only the deadline. It reports false when Stop was called already.
+func (c *client) relax(deadline time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.given || c.stopped() {
+		return false
+	}
+	c.pausing = true
+	c.conn.SetDeadline(deadline)
+	return true
+}
+
+func (c *client) tense() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pausing = false
+}
+
+// interrupt wakes a client that pauses; now wakes it from anything. Stop is closed already: a client that looks at it
+// after this sees it.
+func (c *client) interrupt(now bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.given = c.given || now
+	if c.conn != nil && (now || c.pausing) {
+		c.conn.SetDeadline(longAgo)
 	}
 }
 
@@ -186,31 +242,39 @@ func (c *client) stopped() bool {
 }
 
 // pause thinks. A client with a connection listens meanwhile: when the server closes it now, no request is lost.
-func (c *client) pause() {
-	end := time.Now().Add(c.l.cfg.Think)
-	for c.conn != nil && !c.stopped() {
-		left := time.Until(end)
-		if left <= 0 {
-			return
-		}
-		c.conn.SetReadDeadline(time.Now().Add(min(left, slice)))
-		_, err := c.r.Peek(1)
-		switch {
+func (c *client) pause(d time.Duration) {
+	end := time.Now().Add(d)
+	for c.conn != nil && !c.stopped() && time.Now().Before(end) {
+		switch err := c.listen(end); {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-		case err != nil:
-			c.l.rec.idleClosed()
+		case err != nil && c.b.stream:
+			c.l.rec.cut(c, err)
 			c.close()
+		case err != nil:
+			c.l.rec.idleClosed(c)
+			c.close()
+		case c.b.hear != nil:
+			c.allow()
+			if err := c.b.hear(c); err != nil {
+				c.fail(err, time.Now())
+			}
 		default:
-			c.l.rec.failed(c, bad("the server speaks without being asked"))
+			c.l.rec.failed(c, bad("the server speaks without being asked"), time.Now())
 			c.close()
 		}
 	}
-	if left := time.Until(end); left > 0 {
-		timer := time.NewTimer(left)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-c.l.stop:
-		}
+	c.rest(time.Until(end))
+}
+
+// rest lets time pass, and does not look at the connection.
+func (c *client) rest(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.l.stop:
 	}
 }

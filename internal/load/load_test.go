@@ -171,7 +171,7 @@ func TestConnectionClosedUnderARequest(t *testing.T) {
 			if r.IdleCloses != 0 || r.PoliteCloses != 0 || r.Reconnects == 0 {
 				t.Errorf("%s", r)
 			}
-			if f := r.Failures[0]; f.Text == "" || f.Fresh || f.Kind != tc.kinds[0] {
+			if f := r.Failures[0]; f.Text == "" || f.Client != load.Kept || f.Kind != tc.kinds[0] {
 				t.Errorf("first failure: %+v", f)
 			}
 		})
@@ -233,7 +233,7 @@ func TestBadAnswers(t *testing.T) {
 				}
 			})
 			r := run(t, load.Config{Dial: dialer(addr), KeepAlive: -1, Fresh: 1}, func(r load.Report) bool { return r.Kinds[tc.kind] >= 2 })
-			if f := r.Failures[0]; f.Kind != tc.kind || !f.Fresh || !strings.Contains(f.Text, tc.text) {
+			if f := r.Failures[0]; f.Kind != tc.kind || f.Client != load.Fresh || !strings.Contains(f.Text, tc.text) {
 				t.Errorf("%+v", f)
 			}
 		})

@@ -15,10 +15,10 @@ func TestDrainWaitsForAccept(t *testing.T) {
 		tr := newTracker()
 		tr.accepting.Add(1)
 		began := time.Now()
-		d := startDrain(t.Context(), tr, o, o.IdleGrace, func(context.Context) {})
+		d := startDrain(t.Context(), tr, o, o.IdleGrace, nil, func(context.Context) {})
 		time.Sleep(2 * time.Second)
 		c := &conn{}
-		tr.add(c, &fakeConn{closed: make(chan struct{})})
+		tr.add(c, &fakeConn{closed: make(chan struct{})}, "")
 		c.set(connIdle)
 		tr.accepting.Add(-1)
 		<-d.done

@@ -35,7 +35,8 @@ type candidate struct {
 	spare atomic.Bool
 }
 
-func startCandidate(spec launchSpec) (*candidate, error) {
+// taker gets the connections that an undone candidate gives back.
+func startCandidate(spec launchSpec, taker func(*link, message)) (*candidate, error) {
 	started := time.Now()
 	process, link, err := launch(spec)
 	if err != nil {
@@ -45,6 +46,7 @@ func startCandidate(spec launchSpec) (*candidate, error) {
 		process: process, link: link, started: started, exe: spec.exe,
 		messages: make(chan message), exited: make(chan control.Exit, 1), stop: make(chan struct{}),
 	}
+	link.taker = taker
 	go link.pump(c.messages, c.stop)
 	go func() {
 		// What it has started holds copies of the sockets and might go on to

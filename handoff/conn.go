@@ -1,8 +1,10 @@
 package handoff
 
 import (
+	"errors"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,14 +19,33 @@ const (
 	connActive                  // HTTP, within a request
 )
 
+// protocolHTTP1 names what h.Serve speaks on connections that can move.
+const protocolHTTP1 = "http/1"
+
 // conn is what tracked connections have in common. The descriptor belongs to
 // whoever Accept gave the connection to; Close releases it and ends the tracking.
+// While the connection is parked the mover uses it, and a Close waits for that.
 type conn struct {
-	tracker *tracker
-	state   atomic.Int32
-	news    atomic.Uint32 // changes of state and reads so far; no times, since a fast server feels each look at the clock
-	closed  atomic.Bool
-	net     net.Conn // the connection under it
+	tracker  *tracker
+	net      net.Conn // the connection under it
+	listener string   // name of the socket it came in through; empty when there is none
+	state    atomic.Int32
+	news     atomic.Uint32 // changes of state and reads so far; no times, since a fast server feels each look at the clock
+	closed   atomic.Bool
+	wish     atomic.Pointer[mover] // who wants the connection; its reader offers it
+	eager    atomic.Bool           // tracked by the program: may be woken although it is no idle HTTP connection
+
+	// Owned by the goroutine that reads.
+	protocol string // what the peer has to speak to take it; empty: it cannot move
+	rec      record
+	replay   []byte // read by an earlier generation and not processed there
+	stays    *mover // the mover that could not have it
+	tracked  *Tracked
+
+	mu       sync.Mutex
+	deadline time.Time // of reads, as the reader set it
+	woken    bool      // the deadline in force is the mover's
+	parked   bool
 
 	// Owned by the drain: the news it has seen, and when it saw that there was some.
 	seen   uint32
@@ -36,175 +57,127 @@ func (c *conn) set(s connState) {
 	c.state.Store(int32(s))
 }
 
-func (c *conn) tracked() *conn { return c }
+func (c *conn) base() *conn { return c }
 
-// heard notes that the peer has sent something. An HTTP server calls a
+// read reads for the owner of the connection. A wish of the mover is looked
+// at before anything is read: what is in the kernel travels with the socket.
+func (c *conn) read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return c.net.Read(b)
+	}
+	c.rec.offered(len(b))
+	if len(c.replay) > 0 {
+		n := copy(b, c.replay)
+		c.replay = c.replay[n:]
+		c.gave(b[:n])
+		return n, nil
+	}
+	for {
+		if err := c.offer(); err != nil {
+			return 0, err
+		}
+		n, err := c.net.Read(b)
+		if n > 0 {
+			c.gave(b[:n])
+			return n, err
+		}
+		if err == nil || !c.wokenBy(err) {
+			return n, err
+		}
+	}
+}
+
+// awaitReadable waits like read until there is something to read, and reads nothing.
+func (c *conn) awaitReadable() error {
+	for {
+		if err := c.offer(); err != nil {
+			return err
+		}
+		if err := readable(c.net); err == nil || !c.wokenBy(err) {
+			return err
+		}
+	}
+}
+
+// gave notes that the peer has sent something. An HTTP server calls a
 // connection idle until it has read the whole head of a request, which may come
 // in pieces: a drain must not take one in the middle of it for idle.
-func (c *conn) heard(n int) {
-	if n > 0 {
-		c.news.Add(1)
+func (c *conn) gave(b []byte) {
+	c.news.Add(1)
+	if c.protocol != "" {
+		c.rec.gave(b)
 	}
+}
+
+// setReadDeadline sets the reader's deadline. A wake in force stays.
+func (c *conn) setReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	if c.woken {
+		return nil
+	}
+	return c.net.SetReadDeadline(t)
+}
+
+func (c *conn) setDeadline(t time.Time) error {
+	return errors.Join(c.setReadDeadline(t), c.net.SetWriteDeadline(t))
+}
+
+// wake makes a blocked Read look at the wish. It stays hidden from the reader.
+func (c *conn) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.woken && !c.parked && !c.closed.Load() {
+		c.woken = true
+		c.net.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// wokenBy reports whether a read ended because of wake alone, and puts the
+// reader's own deadline back in force.
+func (c *conn) wokenBy(err error) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.woken {
+		return false
+	}
+	c.woken = false
+	c.net.SetReadDeadline(c.deadline)
+	return !c.late()
+}
+
+// late reports whether the reader's own deadline has passed. The caller holds mu.
+func (c *conn) late() bool { return !c.deadline.IsZero() && !time.Now().Before(c.deadline) }
+
+// close is the owner's Close.
+func (c *conn) close() error {
+	if c.ended() {
+		return c.release()
+	}
+	return net.ErrClosed
 }
 
 // ended ends the tracking; it reports false when it had ended before.
 func (c *conn) ended() bool {
 	first := c.closed.CompareAndSwap(false, true)
 	if first {
-		c.tracker.remove(c)
+		c.tracker.remove(c, false)
 	}
 	return first
 }
 
-// tcpConn embeds the concrete type so that ReadFrom and WriteTo stay visible:
-// net/http and io.Copy find sendfile(2) and splice(2) through them.
-type tcpConn struct {
-	*net.TCPConn
-	conn
-}
-
-func (c *tcpConn) Close() error { c.ended(); return c.TCPConn.Close() }
-
-func (c *tcpConn) Read(b []byte) (int, error) {
-	n, err := c.TCPConn.Read(b)
-	c.heard(n)
-	return n, err
-}
-
-type unixConn struct {
-	*net.UnixConn
-	conn
-}
-
-func (c *unixConn) Close() error { c.ended(); return c.UnixConn.Close() }
-
-func (c *unixConn) Read(b []byte) (int, error) {
-	n, err := c.UnixConn.Read(b)
-	c.heard(n)
-	return n, err
-}
-
-// trackedConn finds the tracking under whatever was put around a connection
-// (crypto/tls offers NetConn for that).
-func trackedConn(c net.Conn) *conn {
-	for c != nil {
-		if t, ok := c.(interface{ tracked() *conn }); ok {
-			return t.tracked()
-		}
-		inner, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return nil
-		}
-		c = inner.NetConn()
+// release closes the descriptor, unless the connection is parked: then unpark does.
+func (c *conn) release() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.parked {
+		return nil
 	}
-	return nil
-}
-
-// tracker knows every open connection that came in through a Listener.
-type tracker struct {
-	accepting atomic.Int32 // Accepts that may still come back with a connection
-
-	mu      sync.Mutex
-	conns   map[*conn]struct{}
-	changed chan struct{} // one token: the last connection ended
-	// ended counts connections that ended since reset.
-	ended int
-}
-
-func newTracker() *tracker {
-	return &tracker{conns: make(map[*conn]struct{}), changed: make(chan struct{}, 1)}
-}
-
-// track wraps an accepted connection.
-func (t *tracker) track(c net.Conn) net.Conn {
-	switch c := c.(type) {
-	case *net.TCPConn:
-		w := &tcpConn{TCPConn: c}
-		t.add(&w.conn, c)
-		return w
-	case *net.UnixConn:
-		w := &unixConn{UnixConn: c}
-		t.add(&w.conn, c)
-		return w
-	}
-	return c
-}
-
-func (t *tracker) add(c *conn, under net.Conn) {
-	c.tracker, c.net = t, under
-	c.set(connStream)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.conns[c] = struct{}{}
-}
-
-func (t *tracker) remove(c *conn) {
-	t.mu.Lock()
-	delete(t.conns, c)
-	t.ended++
-	last := len(t.conns) == 0
-	t.mu.Unlock()
-	if last {
-		t.wake()
-	}
-}
-
-func (t *tracker) wake() {
-	select {
-	case t.changed <- struct{}{}:
-	default:
-	}
-}
-
-// resetEnded starts the count of ended connections anew.
-func (t *tracker) resetEnded() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.ended = 0
-}
-
-// snapshot returns the open connections and how many have ended since resetEnded.
-func (t *tracker) snapshot() (open []*conn, ended int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	open = make([]*conn, 0, len(t.conns))
-	for c := range t.conns {
-		open = append(open, c)
-	}
-	return open, t.ended
-}
-
-// counts returns the numbers of connections by what they do.
-func (t *tracker) counts() (idle, active, streams int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for c := range t.conns {
-		switch connState(c.state.Load()) {
-		case connIdle:
-			idle++
-		case connActive:
-			active++
-		default:
-			streams++
-		}
-	}
-	return idle, active, streams
-}
-
-// httpState follows an http.Server's view of its connections.
-func httpState(c net.Conn, s http.ConnState) {
-	t := trackedConn(c)
-	if t == nil {
-		return
-	}
-	switch s {
-	case http.StateNew, http.StateIdle:
-		t.set(connIdle)
-	case http.StateActive:
-		t.set(connActive)
-	case http.StateHijacked:
-		t.set(connStream)
-	}
+	return c.net.Close()
 }
 
 // end closes the connection in place of its owner, whose reads and writes
@@ -214,6 +187,75 @@ func (c *conn) end() bool {
 	if !c.ended() {
 		return false
 	}
-	c.net.Close()
+	c.release()
 	return true
+}
+
+// tcpConn embeds the concrete type so that ReadFrom and WriteTo stay visible:
+// net/http and io.Copy find sendfile(2) and splice(2) through them.
+type tcpConn struct {
+	*net.TCPConn
+	conn
+}
+
+func (c *tcpConn) Close() error                      { return c.conn.close() }
+func (c *tcpConn) Read(b []byte) (int, error)        { return c.conn.read(b) }
+func (c *tcpConn) SetDeadline(t time.Time) error     { return c.conn.setDeadline(t) }
+func (c *tcpConn) SetReadDeadline(t time.Time) error { return c.conn.setReadDeadline(t) }
+
+type unixConn struct {
+	*net.UnixConn
+	conn
+}
+
+func (c *unixConn) Close() error                      { return c.conn.close() }
+func (c *unixConn) Read(b []byte) (int, error)        { return c.conn.read(b) }
+func (c *unixConn) SetDeadline(t time.Time) error     { return c.conn.setDeadline(t) }
+func (c *unixConn) SetReadDeadline(t time.Time) error { return c.conn.setReadDeadline(t) }
+
+// baseConn finds the tracking under whatever was put around a connection
+// (crypto/tls offers NetConn for that). bare tells that nothing was.
+func baseConn(c net.Conn) (base *conn, bare bool) {
+	bare = true
+	for c != nil {
+		if t, ok := c.(interface{ base() *conn }); ok {
+			return t.base(), bare
+		}
+		bare = false
+		inner, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil, false
+		}
+		c = inner.NetConn()
+	}
+	return nil, false
+}
+
+// httpState follows an http.Server's view of its connections. net/http calls
+// it from the goroutine that reads the connection, or before that has begun.
+func httpState(nc net.Conn, s http.ConnState) {
+	c, bare := baseConn(nc)
+	if c == nil {
+		return
+	}
+	switch s {
+	case http.StateNew:
+		if bare {
+			// What is around a connection, TLS or something of the program's
+			// own, has a state that cannot travel.
+			c.protocol = protocolHTTP1
+			c.rec.begin()
+		}
+		c.set(connIdle)
+	case http.StateIdle:
+		c.rec.response()
+		c.set(connIdle)
+	case http.StateActive:
+		c.rec.request()
+		c.set(connActive)
+	case http.StateHijacked:
+		c.protocol = ""
+		c.rec = record{}
+		c.set(connStream)
+	}
 }

@@ -9,12 +9,15 @@ import (
 )
 
 // drainer finishes a generation's work in stages: the sockets are paused
-// already, hooks run, requests finish, idle connections are closed when no
-// request can be on its way, and what is left at the deadline is cut.
+// already, hooks run, connections move as they fall idle, requests finish, idle
+// connections that cannot move are closed when no request can be on its
+// way, and what is left at the deadline is cut.
 //
-// One goroutine runs it; it ends when everything is finished or cancel is called.
+// One goroutine runs it, and the mover's beside it; both have ended when done is closed.
+// They end when everything is finished or cancel is called.
 type drainer struct {
 	tracker *tracker
+	mover   *mover                    // nil: there is nobody to move connections to
 	hooks   func(ctx context.Context) // OnDrain hooks and tasks; returns when they are done
 	timeout time.Duration
 	stream  time.Duration
@@ -27,15 +30,18 @@ type drainer struct {
 	counts  atomic.Pointer[control.Counts]
 }
 
-func startDrain(ctx context.Context, t *tracker, o Options, grace time.Duration, hooks func(context.Context)) *drainer {
+func startDrain(ctx context.Context, t *tracker, o Options, grace time.Duration, mover *mover, hooks func(context.Context)) *drainer {
 	d := &drainer{
-		tracker: t, hooks: hooks, timeout: o.DrainTimeout, stream: o.StreamTimeout,
+		tracker: t, mover: mover, hooks: hooks, timeout: o.DrainTimeout, stream: o.StreamTimeout,
 		started: time.Now(), wake: make(chan struct{}, 1), ctx: ctx, done: make(chan struct{}),
 	}
 	d.grace.Store(int64(grace))
 	d.counts.Store(&control.Counts{})
 	t.resetEnded()
 	d.look() // so that the first counts are those of the beginning
+	if mover != nil {
+		go mover.run()
+	}
 	go d.run()
 	return d
 }
@@ -59,6 +65,9 @@ const drainTick = 50 * time.Millisecond
 
 func (d *drainer) run() {
 	defer close(d.done)
+	if d.mover != nil {
+		defer d.mover.halt()
+	}
 	ctx, cancel := context.WithDeadline(d.ctx, d.started.Add(d.timeout))
 	defer cancel()
 	hooksDone := make(chan struct{})
@@ -95,7 +104,7 @@ func (d *drainer) look() int {
 	accepting := int(d.tracker.accepting.Load()) // before the snapshot: one that is not counted any more is in there
 	old := d.counts.Load()
 	c := control.Counts{Closed: old.Closed, Cut: old.Cut}
-	open, ended := d.tracker.snapshot()
+	open, _, _ := d.tracker.snapshot()
 	grace := time.Duration(d.grace.Load())
 	for _, conn := range open {
 		news := conn.news.Load()
@@ -107,7 +116,7 @@ func (d *drainer) look() int {
 			// Bytes the server has not read are a request: let it be answered.
 			// So are those it has read while we looked.
 			switch {
-			case now.Sub(conn.seenAt) >= grace && unreadBytes(conn.net) == 0 && conn.news.Load() == news:
+			case now.Sub(conn.seenAt) >= grace && !conn.isParked() && unreadBytes(conn.net) == 0 && conn.news.Load() == news:
 				count(&c.Closed, conn.end())
 			case now.Sub(d.started) >= d.timeout:
 				count(&c.Cut, conn.end())
@@ -130,8 +139,9 @@ func (d *drainer) look() int {
 	}
 	// Ended also counts those that end closed: take them out, whether or not
 	// their removal came before the snapshot.
-	_, ended = d.tracker.snapshot()
-	c.Drained = max(0, ended-c.Closed-c.Cut)
+	_, ended, moved := d.tracker.snapshot()
+	c.Moved = moved
+	c.Drained = max(0, ended-c.Moved-c.Closed-c.Cut)
 	d.counts.Store(&c)
 	return c.Open() + accepting
 }

@@ -59,8 +59,11 @@ func TestSlowRequestFinishes(t *testing.T) {
 		t.Errorf("slow request: %q, %v", body, err)
 	}
 	s.awaitExit(first.PID, "exited 0")
-	if line := s.exitEvent(first.PID); !strings.Contains(line, "ZDT_CONNS_DRAINED=1 ZDT_CONNS_CUT=0") {
+	if line := s.exitEvent(first.PID); !strings.Contains(line, "ZDT_CONNS_MOVED=1 ZDT_CONNS_DRAINED=0 ZDT_CONNS_CUT=0") {
 		t.Error(line)
+	}
+	if got, closing, err := c.get("/"); !strings.HasPrefix(got, "2 ") || closing || err != nil {
+		t.Errorf("the next request: %q, closing %v, %v", got, closing, err)
 	}
 }
 
@@ -81,9 +84,11 @@ func TestRequestAtTheDeadlineIsCut(t *testing.T) {
 	}
 }
 
+// Connections that cannot move, because the program has put something around
+// them, are closed politely.
 func TestIdleConnections(t *testing.T) {
 	t.Parallel()
-	s := stand(t, serviceConfig{IdleGrace: 400 * time.Millisecond, DrainTimeout: patience})
+	s := stand(t, serviceConfig{Wrapped: true, IdleGrace: 400 * time.Millisecond, DrainTimeout: patience})
 	var conns []*httpConn
 	for range 3 {
 		c := s.idleConnection()

@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -31,13 +32,18 @@ type Handoff struct {
 	control     *controlServer
 
 	serving  atomic.Bool // Serve was called
-	draining atomic.Bool // responses say Connection: close
+	draining atomic.Bool // responses say Connection: close, where the connection cannot move
+	taking   atomic.Bool // connections of another generation are taken
 
 	mu        sync.Mutex
 	onDrain   []func(context.Context)
 	onRelease []func(context.Context)
 	unserved  map[any]struct{} // sockets opened and not yet served
 	servers   map[*http.Server]struct{}
+	// What connections of another generation can go on with: servers by the
+	// name of their socket, and handlers by protocol.
+	httpServers map[string]*arrivals
+	onConn      map[string]func(net.Conn, json.RawMessage)
 
 	tasks taskPool
 
@@ -80,6 +86,7 @@ func Open(o Options) (*Handoff, error) {
 		gate: newGate(gatePaused), tracker: newTracker(),
 		notifier: notifier{os.Getenv("NOTIFY_SOCKET")}, events: newEventLog(o),
 		unserved: make(map[any]struct{}), servers: make(map[*http.Server]struct{}),
+		httpServers: make(map[string]*arrivals), onConn: make(map[string]func(net.Conn, json.RawMessage)),
 		calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
@@ -110,7 +117,7 @@ func (h *Handoff) inherit(in inheritance) error {
 	}
 	controlFD := -1
 	if in.predecessor >= 0 {
-		if h.predecessor, err = meetPredecessor(in.predecessor); err != nil {
+		if h.predecessor, err = meetPredecessor(in.predecessor, h.receive); err != nil {
 			return err
 		}
 		h.generation = h.predecessor.hello.Generation

@@ -81,12 +81,13 @@ func (m *machine) fork(arm control.Arm) (*attempt, error) {
 			env: successorEnviron(h.program.env, names), fds: fds, controlFD: h.control.fd(),
 		}
 		var err error
-		if c, err = startCandidate(spec); err != nil {
+		if c, err = startCandidate(spec, h.receive); err != nil {
 			return err
 		}
 		hello := message{
 			Type: msgHello, Version: wireVersion, MinVersion: wireMinVersion,
 			PID: c.process.Pid, Generation: h.generation + 1, TxID: arm.TxID,
+			Capabilities: capabilities(), Takes: h.takes(),
 		}
 		if spec.controlFD >= 0 {
 			hello.ControlFD = listenFDsStart + len(fds) + 1
@@ -143,6 +144,10 @@ func (m *machine) fromCandidate(msg message, ok bool) {
 			m.h.gate.open()
 			a.setDeadline(goneGrace)
 		}
+	case msg.Type == msgTakes:
+		a.takes = msg.Takes
+	case msg.Type == msgMoved:
+		m.acknowledged(msg)
 	case msg.Type == msgHello && m.phase == control.Forked:
 		if _, err := chooseVersion(msg.Version, msg.MinVersion); err != nil {
 			m.undo(journal.ReasonProtocol, err.Error())
@@ -250,7 +255,7 @@ func (m *machine) commit() error {
 	os.Unsetenv("NOTIFY_SOCKET")
 	h.control.gate.pause()
 	m.phase = control.Draining
-	m.beginDrain(h.opt.IdleGrace)
+	m.beginDrain(h.opt.IdleGrace, m.moverTo(a.candidate.link, a.takes))
 	return nil
 }
 
@@ -367,6 +372,8 @@ func (m *machine) lastWords() (misfit error) {
 			switch {
 			case !ok:
 				a.gone = true
+			case msg.Type == msgMoved:
+				m.acknowledged(msg)
 			case msg.Type == msgHello:
 				_, misfit = chooseVersion(msg.Version, msg.MinVersion)
 			case msg.Type == msgStop && a.committed, msg.Type == msgQuit && a.committed:

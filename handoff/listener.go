@@ -48,7 +48,7 @@ func (l *Listener) accept() (net.Conn, error) {
 	t.accepting.Add(1)
 	c, err := l.inner.Accept()
 	if err == nil {
-		c = t.track(c)
+		c = t.track(c, l.socket.name)
 	}
 	t.accepting.Add(-1)
 	if err != nil {

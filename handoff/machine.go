@@ -57,6 +57,7 @@ type attempt struct {
 	until     time.Time
 	health    chan error
 	cancel    context.CancelFunc // of the health check
+	takes     []take             // which connections the candidate can go on with
 	committed bool
 	gone      bool // the candidate's end of the link is closed
 }
@@ -149,7 +150,9 @@ func (m *machine) ready() error {
 	if m.phase != control.Starting {
 		return nil
 	}
+	m.h.taking.Store(true)
 	if m.predecessor != nil {
+		m.tellTakes()
 		if err := m.predecessor.link.send(message{Type: msgReady}); err != nil {
 			return fmt.Errorf("tell predecessor: %w", err)
 		}
@@ -188,12 +191,16 @@ func (m *machine) stop() {
 // stops, or this candidate is not wanted. A predecessor that waits for it is
 // told, since it has to end too, or to accept again.
 func (m *machine) leave(grace time.Duration) {
-	if m.predecessor != nil {
-		m.predecessor.link.send(message{Type: msgStop})
+	var back *mover
+	if p := m.predecessor; p != nil {
+		p.link.send(message{Type: msgStop})
+		if !m.service && !m.stopped {
+			back = m.moverTo(p.link, p.takes) // it accepts again, and takes back what it can
+		}
 	}
 	m.h.gate.pause()
 	m.phase = control.Stopping
-	m.beginDrain(grace)
+	m.beginDrain(grace, back)
 	m.checkFinished()
 }
 
@@ -211,11 +218,11 @@ func (m *machine) quit() {
 		m.predecessor.link.send(message{Type: msgQuit})
 	}
 	if m.drain == nil {
-		m.beginDrain(0)
+		m.beginDrain(0, nil)
 	}
 	m.drainCancel()
 	<-m.drain.done
-	open, _ := m.h.tracker.snapshot()
+	open, _, _ := m.h.tracker.snapshot()
 	c := *m.drain.counts.Load()
 	for _, conn := range open {
 		count(&c.Cut, conn.end())
@@ -226,13 +233,15 @@ func (m *machine) quit() {
 	m.finished = true
 }
 
-// beginDrain starts the staged end of this generation's connections.
-func (m *machine) beginDrain(grace time.Duration) {
+// beginDrain starts the staged end of this generation's connections. mover is
+// nil when nobody is there to have them.
+func (m *machine) beginDrain(grace time.Duration, mover *mover) {
 	m.h.draining.Store(true)
+	m.h.taking.Store(false)
 	m.h.cancel()
 	ctx, cancel := context.WithCancel(context.Background())
 	m.drainCancel, m.drained = cancel, false
-	m.drain = startDrain(ctx, m.h.tracker, m.h.opt, grace, m.h.finishWork)
+	m.drain = startDrain(ctx, m.h.tracker, m.h.opt, grace, mover, m.h.finishWork)
 	m.drainTick = time.NewTicker(progressInterval)
 	c := m.drain.counts.Load()
 	e := m.event(journal.Drain, journal.Int(journal.FieldConnsIdle, int64(c.Idle)),

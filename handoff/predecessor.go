@@ -15,6 +15,7 @@ type predecessor struct {
 	stop     chan struct{}
 	pid      int
 	hello    message
+	takes    []take // what it would take back
 }
 
 // helloTimeout bounds the greeting. The predecessor writes its half right
@@ -22,7 +23,8 @@ type predecessor struct {
 const helloTimeout = 10 * time.Second
 
 // meetPredecessor takes fd over and exchanges greetings.
-func meetPredecessor(fd int) (*predecessor, error) {
+// taker gets the connections it moves here.
+func meetPredecessor(fd int, taker func(*link, message)) (*predecessor, error) {
 	claimFD(fd)
 	l, err := newLink(fd)
 	if err != nil {
@@ -33,6 +35,7 @@ func meetPredecessor(fd int) (*predecessor, error) {
 		l.close()
 		return nil, fmt.Errorf("greet predecessor: %w", err)
 	}
+	l.taker = taker
 	go l.pump(p.messages, p.stop)
 	return p, nil
 }
@@ -60,8 +63,8 @@ func (p *predecessor) greet() error {
 	if m.Generation < 2 {
 		return errors.New("hello without a generation")
 	}
-	p.hello = m
-	return p.link.send(message{Type: msgHello, Version: version, MinVersion: wireMinVersion})
+	p.hello, p.takes = m, m.Takes
+	return p.link.send(message{Type: msgHello, Version: version, MinVersion: wireMinVersion, Capabilities: capabilities()})
 }
 
 func (p *predecessor) release() {

@@ -39,6 +39,7 @@ type serviceConfig struct {
 	Skip    []string     // sockets that "service-next" does not open
 	Close   []string     // sockets that are closed before READY
 	Unready bool         // never serves
+	Wrapped bool         // the program puts something around its connections: they cannot move
 }
 
 const envConfig = "ZDT_TEST_CONFIG"
@@ -137,7 +138,11 @@ func serviceMain() error {
 			if err != nil {
 				return err
 			}
-			serve = append(serve, func() { ended <- h.Serve(srv, ln) })
+			served := net.Listener(ln)
+			if cfg.Wrapped {
+				served = wrapper{ln}
+			}
+			serve = append(serve, func() { ended <- h.Serve(srv, served) })
 			listeners[s.Name] = ln
 		}
 		serving++
@@ -162,6 +167,21 @@ func serviceMain() error {
 	diary("main returns")
 	return nil
 }
+
+// wrapper is a program's own listener, as one that counts or limits.
+type wrapper struct{ net.Listener }
+
+func (w wrapper) Accept() (net.Conn, error) {
+	c, err := w.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return wrapped{c}, nil
+}
+
+type wrapped struct{ net.Conn }
+
+func (w wrapped) NetConn() net.Conn { return w.Conn }
 
 type readsFromKey struct{}
 

@@ -26,6 +26,7 @@ import (
 func (h *Handoff) Serve(srv *http.Server, ln net.Listener) error {
 	h.adopt(srv)
 	h.serving.Store(true)
+	leave := h.serveArrivals(srv, ln)
 	err := srv.Serve(ln)
 	select {
 	case <-h.Draining():
@@ -33,17 +34,59 @@ func (h *Handoff) Serve(srv *http.Server, ln net.Listener) error {
 		case <-h.Done(): // another Serve of the same srv has closed it, below
 		default:
 			if !errors.Is(err, net.ErrClosed) {
+				leave()
 				return fmt.Errorf("serve %s: %w", ln.Addr(), err)
 			}
 		}
 		// The listener ends with the generation: everything is answered or cut.
 		<-h.Done()
+		leave()
 		srv.Close()
 		return nil
 	default:
 	}
+	leave()
 	return fmt.Errorf("serve %s: %w", ln.Addr(), err)
 }
+
+// serveArrivals lets srv serve the connections that other generations had
+// accepted from the same socket. The returned function ends that.
+//
+// Only where ln is a Listener itself: what a program puts around its
+// connections, TLS above all, has a state that does not travel.
+func (h *Handoff) serveArrivals(srv *http.Server, ln net.Listener) (leave func()) {
+	l, ok := ln.(*Listener)
+	if !ok || srv.Protocols != nil && !srv.Protocols.HTTP1() {
+		return func() {}
+	}
+	a, name := newArrivals(ln), l.Name()
+	h.mu.Lock()
+	_, taken := h.httpServers[name]
+	if !taken {
+		h.httpServers[name] = a
+	}
+	h.mu.Unlock()
+	if taken {
+		return func() {} // several sockets of one name: their server is the same
+	}
+	h.tellTakes()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		srv.Serve(a)
+	}()
+	return func() {
+		h.mu.Lock()
+		delete(h.httpServers, name)
+		h.mu.Unlock()
+		h.tellTakes()
+		a.Close()
+		<-ended
+	}
+}
+
+// connKey finds the tracking of a request's connection in its context.
+type connKey struct{}
 
 // adopt chains this generation before srv's hooks, once: a second Serve must
 // not write what the goroutines of the first one read.
@@ -59,7 +102,7 @@ func (h *Handoff) adopt(srv *http.Server) {
 		handler = http.DefaultServeMux
 	}
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if h.draining.Load() {
+		if h.draining.Load() && !willMove(r) {
 			w.Header().Set("Connection", "close")
 		}
 		handler.ServeHTTP(w, r)
@@ -71,6 +114,35 @@ func (h *Handoff) adopt(srv *http.Server) {
 			connState(c, s)
 		}
 	}
+	connContext := srv.ConnContext
+	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if base, bare := baseConn(c); bare {
+			ctx = context.WithValue(ctx, connKey{}, base)
+		}
+		if connContext != nil {
+			ctx = connContext(ctx, c)
+		}
+		return ctx
+	}
+	if baseContext := srv.BaseContext; baseContext != nil {
+		srv.BaseContext = func(ln net.Listener) context.Context {
+			if a, ok := ln.(*arrivals); ok {
+				ln = a.origin // the program knows no other
+			}
+			return baseContext(ln)
+		}
+	}
+}
+
+// willMove reports whether the connection of a request moves after the
+// response. It runs in the goroutine that reads the connection.
+func willMove(r *http.Request) bool {
+	c, _ := r.Context().Value(connKey{}).(*conn)
+	if c == nil || c.rec.http2 || c.protocol == "" {
+		return false
+	}
+	m := c.wish.Load()
+	return m != nil && m != c.stays && m.takes(c.protocol, c.listener)
 }
 
 // ListenAndServe is the whole adoption for a program with one HTTP server:

@@ -27,6 +27,10 @@ func (m *machine) fromPredecessor(msg message, ok bool) {
 			}
 			m.leave(grace)
 		}
+	case msgTakes:
+		m.predecessor.takes = msg.Takes
+	case msgMoved:
+		m.acknowledged(msg)
 	case msgProgress, msgBye:
 		if msg.Connections != nil {
 			peer := *m.peer // the old value may be on its way to a client
@@ -51,6 +55,7 @@ func (m *machine) predecessorGone() {
 	p := m.predecessor
 	p.release()
 	m.predecessor = nil
+	m.peerDied()
 	if !m.bye {
 		e := m.event(journal.Exit, journal.Str(journal.FieldExitCode, "unknown"))
 		e.Generation, e.PID, e.PeerPID = uint64(m.h.generation-1), p.pid, os.Getpid()

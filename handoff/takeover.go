@@ -13,6 +13,7 @@ import (
 // own; so this generation serves again.
 func (m *machine) takeOver(exit control.Exit) {
 	h := m.h
+	m.peerDied()
 	m.failed(journal.ReasonCrashed, fmt.Sprintf("the new main process ended (%s, %s) while its predecessor still drained, which serves again", exit.Code, exit.Status), &exit)
 	if m.stopped {
 		return // nothing to serve for: the drain goes on to its end
@@ -22,6 +23,7 @@ func (m *machine) takeOver(exit control.Exit) {
 	m.drainTick.Stop()
 	m.drain, m.drainTick = nil, nil
 	h.draining.Store(false)
+	h.taking.Store(true)
 	m.tookOver = true
 	m.phase = control.Idle
 	h.gate.open()

@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -26,7 +27,7 @@ func bareHandoff(t *testing.T, o Options) *Handoff {
 	}
 	h := &Handoff{
 		opt: o, started: time.Now(), generation: 1, origin: fromSystemd, gate: newGate(gatePaused), tracker: newTracker(),
-		events: newEventLog(o), unserved: map[any]struct{}{}, servers: map[*http.Server]struct{}{}, calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
+		events: newEventLog(o), unserved: map[any]struct{}{}, servers: map[*http.Server]struct{}{}, httpServers: map[string]*arrivals{}, onConn: map[string]func(net.Conn, json.RawMessage){}, calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.events.writer = nil
 	h.control = &controlServer{h: h, raw: -1, gate: newGate(gateOpen), conns: map[net.Conn]bool{}}
@@ -89,10 +90,10 @@ func TestDrainStages(t *testing.T) {
 				o, _ := tt.o.withDefaults(func(string) string { return "" })
 				tr := newTracker()
 				f, c := &fakeConn{closed: make(chan struct{})}, &conn{}
-				tr.add(c, f)
+				tr.add(c, f, "")
 				c.set(tt.state)
 				began := time.Now()
-				d := startDrain(t.Context(), tr, o, o.IdleGrace, func(context.Context) {})
+				d := startDrain(t.Context(), tr, o, o.IdleGrace, nil, func(context.Context) {})
 				if got := *d.counts.Load(); got.Open() != 1 {
 					t.Errorf("counts at the beginning: %+v", got)
 				}
@@ -105,7 +106,7 @@ func TestDrainStages(t *testing.T) {
 					t.Errorf("counts %+v, want %+v", got, tt.want)
 				}
 				c.ended() // its owner closes it too
-				if _, ended := tr.snapshot(); ended != 1 {
+				if _, ended, _ := tr.snapshot(); ended != 1 {
 					t.Errorf("%d ended", ended)
 				}
 			})
@@ -119,15 +120,14 @@ func TestGraceRestarts(t *testing.T) {
 		o, _ := Options{IdleGrace: time.Second}.withDefaults(func(string) string { return "" })
 		tr := newTracker()
 		c := &conn{}
-		tr.add(c, &fakeConn{closed: make(chan struct{})})
+		tr.add(c, &fakeConn{closed: make(chan struct{})}, "")
 		c.set(connIdle)
 		began := time.Now()
-		d := startDrain(t.Context(), tr, o, o.IdleGrace, func(context.Context) {})
+		d := startDrain(t.Context(), tr, o, o.IdleGrace, nil, func(context.Context) {})
 		for range 4 {
 			time.Sleep(900 * time.Millisecond)
-			c.heard(1)
+			c.gave([]byte{0})
 		}
-		c.heard(0) // the end of the stream is nothing heard
 		<-d.done
 		if took := time.Since(began); took < 4*900*time.Millisecond+time.Second {
 			t.Errorf("closed after %v", took)
@@ -140,9 +140,9 @@ func TestHurry(t *testing.T) {
 		o, _ := Options{IdleGrace: time.Minute, DrainTimeout: time.Hour}.withDefaults(func(string) string { return "" })
 		tr := newTracker()
 		c := &conn{}
-		tr.add(c, &fakeConn{closed: make(chan struct{})})
+		tr.add(c, &fakeConn{closed: make(chan struct{})}, "")
 		c.set(connIdle)
-		d := startDrain(t.Context(), tr, o, o.IdleGrace, func(context.Context) {})
+		d := startDrain(t.Context(), tr, o, o.IdleGrace, nil, func(context.Context) {})
 		time.Sleep(time.Second)
 		began := time.Now()
 		d.hurry(2 * time.Hour) // never longer

@@ -22,6 +22,9 @@ import (
 //	incumbent → candidate   commit    you are the service
 //	incumbent → candidate   abort     end: finish what you accepted
 //	incumbent → candidate   progress  how my drain goes
+//	either → other          takes     which connections I can go on with
+//	leaving → staying       move      connections, with their descriptors
+//	staying → leaving       moved     which of them I have taken
 //	candidate → incumbent   stop      I end: so does the service, or this handoff
 //	candidate → incumbent   quit      the service ends at once, and so do you
 //	incumbent → candidate   bye       my last word, with the final counts
@@ -34,7 +37,13 @@ const (
 
 // WireVersion is the newest version of the protocol between two generations
 // that this package speaks.
-const WireVersion = 1
+//
+//	1  handoff without moving connections
+//	2  capabilities; takes, move, moved
+const WireVersion = 2
+
+// capabilityMove: the sender of a hello understands takes, move and moved.
+const capabilityMove = "move"
 
 type messageType string
 
@@ -47,6 +56,9 @@ const (
 	msgStop     messageType = "stop"
 	msgQuit     messageType = "quit"
 	msgBye      messageType = "bye"
+	msgTakes    messageType = "takes"
+	msgMove     messageType = "move"
+	msgMoved    messageType = "moved"
 )
 
 // message is every packet. Unknown types and fields are ignored, so that a
@@ -61,12 +73,33 @@ type message struct {
 	Generation int    `json:"generation,omitempty"`  // the receiver's
 	TxID       string `json:"txid,omitempty"`
 	ControlFD  int    `json:"control_fd,omitempty"` // the control socket's descriptor in the receiver
+	// Capabilities are what the sender can do beyond its version's minimum; absent in version 1.
+	Capabilities []string `json:"capabilities,omitempty"`
+
+	// hello, takes
+	Takes []take `json:"takes,omitempty"`
+
+	// move, moved
+	Batch   uint64    `json:"batch,omitempty"`
+	Count   int       `json:"count,omitempty"` // connections in the batch; connections taken
+	Refused []refusal `json:"refused,omitempty"`
 
 	// abort
 	Reason string `json:"reason,omitempty"`
 
 	// progress, bye
 	Connections *control.Counts `json:"connections,omitempty"`
+
+	// files are the descriptors that came with the packet, owned by whoever has the message.
+	files []int
+}
+
+// closeFiles closes what came with the packet.
+func (m *message) closeFiles() {
+	for _, fd := range m.files {
+		closeFD(fd)
+	}
+	m.files = nil
 }
 
 // maxPacket bounds a packet. Messages are a few hundred bytes.
@@ -94,6 +127,11 @@ type link struct {
 	conn    *net.UnixConn
 	writeMu sync.Mutex
 	once    sync.Once
+	// taker gets messages of type move, in the reading goroutine; it owns their
+	// descriptors. nil: they are dropped.
+	taker func(*link, message)
+
+	packet, control []byte // owned by the reading goroutine
 }
 
 // newLink takes fd over.
@@ -117,7 +155,10 @@ func (l *link) close() { l.once.Do(func() { l.conn.Close() }) }
 // must not hold the sender up.
 const writeTimeout = time.Second
 
-func (l *link) send(m message) error {
+func (l *link) send(m message) error { return l.sendFiles(m) }
+
+// sendFiles sends a message with descriptors, which stay the caller's.
+func (l *link) sendFiles(m message, fds ...int) error {
 	packet, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -125,23 +166,32 @@ func (l *link) send(m message) error {
 	l.writeMu.Lock()
 	defer l.writeMu.Unlock()
 	l.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	if _, err := l.conn.Write(packet); err != nil {
+	if _, _, err := l.conn.WriteMsgUnix(packet, rights(fds), nil); err != nil {
 		return fmt.Errorf("send %s: %w", m.Type, err)
 	}
 	return nil
 }
 
-// receive returns the next message, io.EOF when the peer is gone.
+// receive returns the next message with its descriptors, which are the
+// caller's, and io.EOF when the peer is gone.
 func (l *link) receive() (message, error) {
-	buf := make([]byte, maxPacket)
-	n, _, flags, _, err := l.conn.ReadMsgUnix(buf, nil)
+	if l.packet == nil {
+		l.packet, l.control = make([]byte, maxPacket), make([]byte, rightsSpace)
+	}
+	n, oobn, flags, _, err := l.conn.ReadMsgUnix(l.packet, l.control)
 	if err != nil {
 		return message{}, err
 	}
-	if n == 0 {
+	files := receivedFiles(l.control[:oobn])
+	if n == 0 && len(files) == 0 {
 		return message{}, io.EOF // no sender here sends empty packets
 	}
-	return decodeMessage(buf[:n], flags)
+	m, err := decodeMessage(l.packet[:n], flags)
+	m.files = files
+	if err != nil || m.Type != msgMove {
+		m.closeFiles()
+	}
+	return m, err
 }
 
 // decodeMessage parses one packet.
@@ -181,6 +231,16 @@ func (l *link) pump(out chan<- message, stop <-chan struct{}) {
 		}
 		if err != nil {
 			return
+		}
+		if m.Type == msgMove {
+			// Not through the deciding goroutine, which it would hold up, and
+			// one batch after the other: that slows a sender that is too fast.
+			if l.taker == nil {
+				m.closeFiles()
+				continue
+			}
+			l.taker(l, m)
+			continue
 		}
 		select {
 		case out <- m:

@@ -1,0 +1,83 @@
+package handoff
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// cargo is the record of one connection in a batch, beside its descriptor.
+type cargo struct {
+	// Protocol is what the receiver has to speak: "http/1", or a name given to Track.
+	Protocol string `json:"protocol"`
+	// Socket is the name of the listening socket it came in through.
+	Socket string `json:"socket,omitempty"`
+	// Pending are bytes the sender has read and not processed (base64). The
+	// receiver reads them before what comes from the socket.
+	Pending []byte `json:"pending,omitempty"`
+	// IdleLeft is how long an idle connection may go on to be idle
+	// (milliseconds); absent or 0: for ever.
+	IdleLeft int64 `json:"idle_left_ms,omitempty"`
+	// Session is what a Codec's Session returned.
+	Session json.RawMessage `json:"session,omitempty"`
+	// View is what the kernel said of the connection before the move (Options.VerifyMoves).
+	View *kernelView `json:"view,omitempty"`
+}
+
+func (c *cargo) setDeadline(t time.Time) {
+	if !t.IsZero() {
+		c.IdleLeft = max(1, time.Until(t).Milliseconds())
+	}
+}
+
+func (c *cargo) deadline() time.Time {
+	if c.IdleLeft <= 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(time.Duration(c.IdleLeft) * time.Millisecond)
+}
+
+// manifest is the content of a batch's first descriptor.
+type manifest struct {
+	Connections []cargo `json:"connections"`
+}
+
+const (
+	// maxBatch is SCM_MAX_FD (253 on Linux) less the manifest: more descriptors in
+	// one message are EINVAL.
+	maxBatch = 252
+	// maxManifest bounds what a receiver reads. A sender keeps connections whose records do not fit.
+	maxManifest = 16 << 20
+)
+
+// refusal says which connection of a batch the receiver did not take. The
+// sender still owns it.
+type refusal struct {
+	Index  int    `json:"index"`
+	Reason string `json:"reason"`
+}
+
+// decodeManifest parses the records of a batch of count connections.
+func decodeManifest(data []byte, count int) ([]cargo, error) {
+	var m manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, fmt.Errorf("%w: manifest: %w", errPacket, err)
+	}
+	if len(m.Connections) != count {
+		return nil, fmt.Errorf("%w: manifest of %d connections, %d announced", errPacket, len(m.Connections), count)
+	}
+	for i, c := range m.Connections {
+		if c.Protocol == "" {
+			return nil, fmt.Errorf("%w: connection %d has no protocol", errPacket, i)
+		}
+	}
+	return m.Connections, nil
+}
+
+// take is something a generation can go on with when a connection moves to it.
+type take struct {
+	Protocol string `json:"protocol"`
+	// Socket restricts http/1 to connections of one listening socket: what a
+	// release serves as HTTP on one port it may serve as something else on another.
+	Socket string `json:"socket,omitempty"`
+}

@@ -1,0 +1,144 @@
+package handoff
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+)
+
+// receive takes a batch of connections from the other generation. It runs in
+// the goroutine that reads l, one batch after the other, and owns the
+// descriptors in msg.
+//
+// The order is the protocol's: build, acknowledge, serve. Until the
+// acknowledgement is sent nothing is read or written, so that the sender can
+// go on with what is not taken, whatever happens here.
+func (h *Handoff) receive(l *link, msg message) {
+	defer msg.closeFiles()
+	taken, answer := h.build(msg)
+	if err := acknowledge(l, answer); err != nil {
+		// The sender is gone, and its copies with it: these are ours now.
+		h.events.logger.Warn("acknowledge connections", "error", err)
+	}
+	for _, a := range taken {
+		h.deliver(a)
+	}
+}
+
+// acknowledge waits as long as the sender lives and does not read: to give up
+// would leave both sides with a claim.
+func acknowledge(l *link, answer message) error {
+	for {
+		if err := l.send(answer); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+	}
+}
+
+// arrival is a connection that this generation has taken.
+type arrival struct {
+	cargo cargo
+	conn  net.Conn // tracked
+}
+
+// build makes connections of what can be taken and the answer to the sender.
+func (h *Handoff) build(msg message) (taken []arrival, answer message) {
+	answer = message{Type: msgMoved, Batch: msg.Batch}
+	refuse := func(i int, reason string) { answer.Refused = append(answer.Refused, refusal{i, reason}) }
+	if msg.Count < 1 || msg.Count > maxBatch {
+		h.events.logger.Warn("refuse a batch of connections", "count", msg.Count)
+		return nil, answer
+	}
+	refuseAll := func(reason string) ([]arrival, message) {
+		for i := range msg.Count {
+			refuse(i, reason)
+		}
+		return nil, answer
+	}
+	if !h.taking.Load() {
+		return refuseAll("this generation ends")
+	}
+	if len(msg.files) == 0 {
+		return refuseAll("no descriptor came through: out of descriptors (LimitNOFILE=)?")
+	}
+	loads, err := readManifest(msg.files[0], msg.Count)
+	if err != nil {
+		return refuseAll(err.Error())
+	}
+	b, err := newBuilder()
+	if err != nil {
+		return refuseAll(err.Error())
+	}
+	defer b.close()
+	for i, load := range loads {
+		switch {
+		case i+1 >= len(msg.files):
+			// The kernel passes as many as the receiver has room for, and no error.
+			refuse(i, "its descriptor did not come through: out of descriptors (LimitNOFILE=)?")
+			continue
+		case !h.canTake(load):
+			refuse(i, fmt.Sprintf("nobody here speaks %s (socket %q)", load.Protocol, load.Socket))
+			continue
+		}
+		c, err := b.build(msg.files[i+1])
+		if err != nil {
+			refuse(i, err.Error())
+			continue
+		}
+		taken = append(taken, arrival{load, h.arrive(c, load)})
+	}
+	answer.Count = len(taken)
+	return taken, answer
+}
+
+// arrive tracks a connection that came from another generation.
+func (h *Handoff) arrive(c net.Conn, load cargo) net.Conn {
+	tracked := h.tracker.track(c, load.Socket)
+	base, _ := baseConn(tracked)
+	base.replay = load.Pending
+	return tracked
+}
+
+// deliver gives a connection to whoever goes on with it, and owns it no more.
+func (h *Handoff) deliver(a arrival) {
+	h.mu.Lock()
+	server := h.httpServers[a.cargo.Socket]
+	f := h.onConn[a.cargo.Protocol]
+	h.mu.Unlock()
+	switch {
+	case a.cargo.Protocol == protocolHTTP1 && server != nil:
+		server.add(a.conn, a.cargo)
+	case a.cargo.Protocol != protocolHTTP1 && f != nil:
+		go f(a.conn, a.cargo.Session)
+	default: // the server ended this very moment
+		a.conn.Close()
+	}
+}
+
+// takes are the connections this generation can go on with.
+func (h *Handoff) takes() []take {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []take
+	for name := range h.httpServers {
+		all = append(all, take{protocolHTTP1, name})
+	}
+	for protocol := range h.onConn {
+		all = append(all, take{Protocol: protocol})
+	}
+	return all
+}
+
+func (h *Handoff) canTake(c cargo) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c.Protocol == protocolHTTP1 {
+		return h.httpServers[c.Socket] != nil
+	}
+	return h.onConn[c.Protocol] != nil
+}
+
+// tellTakes tells the other generation that takes has changed. Before READY
+// says the same again, and without another generation nothing is said.
+func (h *Handoff) tellTakes() { h.do(func(m *machine) { m.tellTakes() }) }

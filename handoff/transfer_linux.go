@@ -1,0 +1,180 @@
+package handoff
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// rightsSpace is room for the descriptors of one packet. Linux passes
+// SCM_MAX_FD, 253, at most.
+const rightsSpace = 4 * 1024
+
+// rights packs descriptors into a control message.
+func rights(fds []int) []byte {
+	if len(fds) == 0 {
+		return nil
+	}
+	return unix.UnixRights(fds...)
+}
+
+// receivedFiles unpacks the descriptors that came with a packet. A receiver
+// short of descriptors gets the first few, and MSG_CTRUNC in place of an error.
+func receivedFiles(control []byte) []int {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return nil
+	}
+	var all []int
+	for _, m := range messages {
+		if fds, err := unix.ParseUnixRights(&m); err == nil {
+			all = append(all, fds...)
+		}
+	}
+	return all
+}
+
+// oversizeError: a batch of one connection whose record is too large.
+type oversizeError struct{ size int }
+
+func (e *oversizeError) Error() string {
+	return fmt.Sprintf("the record of the connection has %d bytes, %d are possible", e.size, maxManifest)
+}
+
+// sendBatch sends parked connections. The kernel holds a reference of its own
+// to each descriptor until the receiver has it; ours stay ours.
+func (l *link) sendBatch(batch uint64, load []*parked) error {
+	var m manifest
+	fds := make([]int, 1, len(load)+1)
+	for _, p := range load {
+		fd, err := borrowFD(p.conn.net)
+		if err != nil {
+			return err
+		}
+		fds = append(fds, fd)
+		m.Connections = append(m.Connections, p.cargo)
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode manifest: %w", err)
+	}
+	if len(data) > maxManifest {
+		return &oversizeError{len(data)}
+	}
+	if fds[0], err = manifestFile(data); err != nil {
+		return err
+	}
+	defer unix.Close(fds[0])
+	return l.sendFiles(message{Type: msgMove, Batch: batch, Count: len(load)}, fds...)
+}
+
+// borrowFD returns the descriptor of a parked connection, which nobody closes
+// before it is unparked.
+func borrowFD(c net.Conn) (int, error) {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	err = raw.Control(func(n uintptr) { fd = int(n) })
+	return fd, err
+}
+
+// manifestFile holds data in memory. A file, because sessions may be larger
+// than a packet can be.
+func manifestFile(data []byte) (int, error) {
+	fd, err := unix.MemfdCreate("zdt-manifest", unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("memfd_create: %w", err)
+	}
+	for off := 0; off < len(data); {
+		n, err := unix.Pwrite(fd, data[off:], int64(off))
+		if err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("write manifest: %w", err)
+		}
+		off += n
+	}
+	return fd, nil
+}
+
+// readManifest reads a batch's records from fd, which stays the caller's.
+func readManifest(fd, count int) ([]cargo, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > maxManifest {
+		return nil, fmt.Errorf("%w: manifest of %d bytes, mode %o", errPacket, st.Size, st.Mode)
+	}
+	data := make([]byte, st.Size)
+	for off := 0; off < len(data); {
+		n, err := unix.Pread(fd, data[off:], int64(off))
+		if err != nil || n == 0 {
+			return nil, fmt.Errorf("read manifest at %d of %d: %w", off, len(data), errors.Join(err, errPacket))
+		}
+		off += n
+	}
+	return decodeManifest(data, count)
+}
+
+// builder builds connections over received descriptors.
+type builder struct {
+	// One file serves for a whole batch: net.FileConn duplicates what is under
+	// it, so that the received descriptor itself is closed. See fileOf for why
+	// not a file over the descriptor.
+	file *os.File
+}
+
+func newBuilder() (*builder, error) {
+	placeholder, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	return &builder{os.NewFile(uintptr(placeholder), "connection")}, nil
+}
+
+func (a *builder) close() { a.file.Close() }
+
+// build returns the connection over fd, which stays the caller's.
+func (a *builder) build(fd int) (net.Conn, error) {
+	if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listening != 0 {
+		return nil, fmt.Errorf("descriptor is no connection: %w", errors.Join(err, errPacket))
+	}
+	if err := unix.Dup3(fd, int(a.file.Fd()), unix.O_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("duplicate descriptor: %w", err)
+	}
+	c, err := net.FileConn(a.file)
+	if err != nil {
+		return nil, err
+	}
+	switch u := c.(type) {
+	case *net.TCPConn:
+		return c, nil
+	case *net.UnixConn:
+		if u.LocalAddr().Network() == "unix" {
+			return c, nil
+		}
+	}
+	c.Close()
+	return nil, fmt.Errorf("%w: a %T does not move", errPacket, c)
+}
+
+// readable waits until the connection has something to read, or has ended,
+// and reads nothing: what comes stays in the kernel, where it can move.
+func readable(c net.Conn) error {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var one [1]byte
+	return raw.Read(func(fd uintptr) bool {
+		_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+}

@@ -1,0 +1,35 @@
+//go:build !linux
+
+package handoff
+
+import (
+	"errors"
+	"fmt"
+	"net"
+)
+
+const rightsSpace = 0
+
+func rights([]int) []byte { return nil }
+
+func receivedFiles([]byte) []int { return nil }
+
+type oversizeError struct{}
+
+func (*oversizeError) Error() string { return "" }
+
+func (l *link) sendBatch(uint64, []*parked) error {
+	return fmt.Errorf("move connections: %w", errors.ErrUnsupported)
+}
+
+func readManifest(int, int) ([]cargo, error) { return nil, errors.ErrUnsupported }
+
+type builder struct{}
+
+func newBuilder() (*builder, error) { return nil, errors.ErrUnsupported }
+
+func (*builder) close() {}
+
+func (*builder) build(int) (net.Conn, error) { return nil, errors.ErrUnsupported }
+
+func readable(net.Conn) error { return errors.ErrUnsupported }

@@ -97,10 +97,11 @@ func (d *drainer) run() {
 	}
 }
 
-// look closes what may be closed, counts, and returns how many connections are
-// left, those included that an Accept may still bring.
+// look closes what may be closed, counts, and returns how many connections and
+// tasks are left, those connections included that an Accept may still bring.
 func (d *drainer) look() int {
 	now := time.Now()
+	tasks := d.tracker.tasks.count()
 	accepting := int(d.tracker.accepting.Load()) // before the snapshot: one that is not counted any more is in there
 	old := d.counts.Load()
 	c := control.Counts{Closed: old.Closed, Cut: old.Cut}
@@ -143,7 +144,11 @@ func (d *drainer) look() int {
 	c.Moved = moved
 	c.Drained = max(0, ended-c.Moved-c.Closed-c.Cut)
 	d.counts.Store(&c)
-	return c.Open() + accepting
+	if now.Sub(d.started) >= d.timeout {
+		return c.Open() + accepting // tasks are left behind
+	}
+	// Counted before and after the connections: a task may track one, a request start a task.
+	return c.Open() + accepting + max(tasks, d.tracker.tasks.count())
 }
 
 func count(n *int, ended bool) {

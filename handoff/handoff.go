@@ -45,8 +45,6 @@ type Handoff struct {
 	httpServers map[string]*arrivals
 	onConn      map[string]func(net.Conn, json.RawMessage)
 
-	tasks taskPool
-
 	calls  chan func(*machine)
 	ctx    context.Context // ends when the drain begins
 	cancel context.CancelFunc

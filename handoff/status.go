@@ -18,7 +18,7 @@ func (m *machine) counts() control.Counts {
 	} else {
 		c.Idle, c.Active, c.Streams = m.h.tracker.counts()
 	}
-	m.h.tasks.tell(&c, over)
+	m.h.tracker.tasks.tell(&c, over)
 	return c
 }
 

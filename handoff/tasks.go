@@ -25,7 +25,7 @@ import (
 // A generation that takes the service back because its successor died does
 // not start its tasks anew, since those that do a thing once would do it twice: see OnResume.
 func (h *Handoff) Go(f func(ctx context.Context)) {
-	p := &h.tasks
+	p := &h.tracker.tasks
 	ctx, waited := p.begin(h.ctx)
 	if !waited {
 		h.events.logger.Warn("a task was started after this generation was done: nobody waits for it", "service", h.opt.Service)
@@ -53,7 +53,7 @@ func (h *Handoff) Go(f func(ctx context.Context)) {
 // ctx ends when the next drain begins, unlike Context, which has ended for good.
 // A task of before may still be ending when f runs.
 func (h *Handoff) OnResume(f func(ctx context.Context)) {
-	p := &h.tasks
+	p := &h.tracker.tasks
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.onResume = append(p.onResume, f)
@@ -160,22 +160,23 @@ func (p *taskPool) close() int {
 
 // resumeTasks lets this generation's tasks begin again: it serves again.
 func (h *Handoff) resumeTasks() {
-	for _, f := range h.tasks.resume() {
+	for _, f := range h.tracker.tasks.resume() {
 		h.Go(f)
 	}
 }
 
 // leaveTasks tells what is left behind: the process ends.
 func (h *Handoff) leaveTasks() {
-	if n := h.tasks.close(); n > 0 {
+	if n := h.tracker.tasks.close(); n > 0 {
 		h.events.logger.Warn("tasks are left behind: they did not return before the drain's deadline",
 			"service", h.opt.Service, "tasks", n, "drain_timeout", h.opt.DrainTimeout)
 	}
 }
 
-// finishWork runs the OnDrain hooks and waits for them and for the tasks.
+// finishWork runs the OnDrain hooks and waits for them and for the tasks of
+// this moment. Requests that still run may start more: those the drain itself waits for.
 func (h *Handoff) finishWork(ctx context.Context) {
-	h.tasks.drain(ctx)
+	h.tracker.tasks.drain(ctx)
 	h.mu.Lock()
 	hooks := slices.Clone(h.onDrain)
 	h.mu.Unlock()
@@ -184,5 +185,5 @@ func (h *Handoff) finishWork(ctx context.Context) {
 		wg.Go(func() { hook(ctx) })
 	}
 	wg.Wait()
-	h.tasks.wait(ctx)
+	h.tracker.tasks.wait(ctx)
 }

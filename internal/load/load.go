@@ -118,8 +118,8 @@ func Start(cfg Config) *Load {
 	} {
 		for i := range k.n {
 			c := newClient(l, len(l.clients), k.kind)
-			if k.kind == Idle { // spread over the time, and not all at once
-				c.first = cfg.IdleThink * time.Duration(i) / time.Duration(k.n)
+			if k.kind == Idle { // one after the other: thousands at once would overflow the service's backlog
+				c.first = min(cfg.IdleThink/time.Duration(k.n), 500*time.Microsecond) * time.Duration(i)
 			}
 			l.clients = append(l.clients, c)
 		}

@@ -46,10 +46,14 @@ const (
 	FieldListenFDNames = "LISTEN_FDNAMES"    // their names, separated by colons
 	FieldElapsed       = "ZDT_ELAPSED_USEC"  // listen: since fork; exit: since the drain began; microseconds
 	FieldConnsIdle     = "ZDT_CONNS_IDLE"    // connections without a request when the drain began
-	FieldConnsActive   = "ZDT_CONNS_ACTIVE"  // connections with a request when the drain began
-	FieldConnsMoved    = "ZDT_CONNS_MOVED"   // connections that live on in the successor
-	FieldConnsDrained  = "ZDT_CONNS_DRAINED" // connections that came to their own end here
+	FieldConnsActive   = "ZDT_CONNS_ACTIVE"  // connections that were busy when the drain began, streams included
+	FieldConnsStreams  = "ZDT_CONNS_STREAMS" // those of the busy ones that were no HTTP (any more)
+	FieldConnsMoved    = "ZDT_CONNS_MOVED"   // connections that live on in the other generation
+	FieldConnsDrained  = "ZDT_CONNS_DRAINED" // connections that came to their own end here, those in FieldConnsClosed included
+	FieldConnsClosed   = "ZDT_CONNS_CLOSED"  // those of the drained ones that were idle through the whole grace and closed politely
 	FieldConnsCut      = "ZDT_CONNS_CUT"     // connections that were cut at the deadline
+	FieldConnsLost     = "ZDT_CONNS_LOST"    // connections that had moved to the other process and ended with it
+	FieldTasksLeft     = "ZDT_TASKS_LEFT"    // tasks that still ran at the end
 	FieldStatus        = "STATUS"            // progress in words
 	FieldExitCode      = "EXIT_CODE"         // as systemd has it: exited, killed or dumped
 	FieldExitStatus    = "EXIT_STATUS"       // as systemd has it: the status, or the signal's name without SIG
@@ -175,7 +179,7 @@ func (e Event) Text() string {
 	case Listen:
 		return fmt.Sprintf("%s: candidate %d is ready%s", who, e.PID, e.opt(" with ", FieldListenFDs, " listeners"))
 	case Drain:
-		return fmt.Sprintf("%s: pid %d drains: %s", who, e.PID, e.orElse(FieldStatus, e.orElse(FieldConnsActive, "0")+" active, "+e.orElse(FieldConnsIdle, "0")+" idle"))
+		return fmt.Sprintf("%s: pid %d drains: %s", who, e.PID, e.orElse(FieldStatus, e.orElse(FieldConnsIdle, "0")+" idle, "+e.orElse(FieldConnsActive, "0")+" active"))
 	case Exit:
 		return fmt.Sprintf("%s: generation %d (pid %d) ended%s", who, e.Generation, e.PID, e.opt(", ", FieldExitCode, e.opt(" ", FieldExitStatus, "")))
 	case Abort:
@@ -260,13 +264,13 @@ func (k Kind) def() definition {
 			[]string{FieldListenPID, FieldListenFDs, FieldListenFDNames, FieldElapsed}}
 	case Drain:
 		return definition{"e17942d59c29495391976cd7b39f3fe1", PriInfo, bySubject,
-			[]string{FieldConnsIdle, FieldConnsActive, FieldStatus}}
+			[]string{FieldConnsIdle, FieldConnsActive, FieldStatus, FieldConnsStreams}}
 	case Exit:
 		return definition{"249ebcf6f77f4b1b8cc3ee511f26c976", PriInfo, byEither,
-			[]string{FieldExitCode, FieldExitStatus, FieldConnsMoved, FieldConnsDrained, FieldConnsCut, FieldElapsed}}
+			[]string{FieldExitCode, FieldExitStatus, FieldConnsMoved, FieldConnsDrained, FieldConnsCut, FieldElapsed, FieldConnsClosed, FieldTasksLeft}}
 	case Abort:
 		return definition{"002c62ab985342d580ea0ea4b581d4a4", PriWarning, bySubject,
-			[]string{FieldReason, FieldExitCode, FieldExitStatus}}
+			[]string{FieldReason, FieldExitCode, FieldExitStatus, FieldConnsLost}}
 	case UpgradeBegin:
 		return definition{"48b38e34e0fb4f58bc388529241f0dc8", PriNotice, byOperator,
 			[]string{FieldFrom, FieldTo, FieldLoginUID, FieldSudoUser}}

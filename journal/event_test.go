@@ -61,7 +61,7 @@ func TestText(t *testing.T) {
 		{Event{Kind: Listen, Service: "web", PID: 11, Fields: []Field{Int(FieldListenFDs, 2)}},
 			"web: candidate 11 is ready with 2 listeners"},
 		{Event{Kind: Drain, Service: "web", PID: 10, Fields: []Field{Int(FieldConnsActive, 3), Int(FieldConnsIdle, 29)}},
-			"web: pid 10 drains: 3 active, 29 idle"},
+			"web: pid 10 drains: 29 idle, 3 active"},
 		{Event{Kind: Exit, Service: "web", Generation: 3, PID: 10, Fields: []Field{Str(FieldExitCode, "killed"), Str(FieldExitStatus, "SEGV")}},
 			"web: generation 3 (pid 10) ended, killed SEGV"},
 		{Event{Kind: Abort, Service: "web", PID: 10, Fields: []Field{Str(FieldReason, string(ReasonReadyTimeout))}},

@@ -67,12 +67,13 @@ type Socket struct {
 }
 
 // Counts are a generation's connections and tasks. Idle, Active and Streams are those of
-// now, the other connections have been counted since the drain began.
+// now, the other connections have been counted since the drain began. Each connection is
+// in one of the numbers only.
 type Counts struct {
 	Idle    int `json:"idle"`    // between two requests, or before the first
 	Active  int `json:"active"`  // within a request
 	Streams int `json:"streams"` // hijacked, or of a protocol of the program's own
-	Moved   int `json:"moved"`   // handed to the successor
+	Moved   int `json:"moved"`   // handed to the other generation: the successor, after an abort the predecessor
 	Drained int `json:"drained"` // ended by themselves or after their last response
 	Closed  int `json:"closed"`  // idle through the whole grace, closed politely
 	Cut     int `json:"cut"`     // still busy at the deadline
@@ -110,6 +111,9 @@ type Outcome struct {
 	Detail string `json:"detail,omitempty"`
 	// Exit is the candidate's end as waitid(2) reported it, once it ended.
 	Exit *Exit `json:"exit,omitempty"`
+	// Lost counts the connections that had moved to the candidate when it died as the
+	// service: they are lost with it, but for those that had ended before.
+	Lost int `json:"lost,omitempty"`
 	// ReadyAfter is the time from the fork to READY in nanoseconds, 0 when it never was.
 	ReadyAfter time.Duration `json:"ready_after,omitempty"`
 	EndedAt    time.Time     `json:"ended_at"`

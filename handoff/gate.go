@@ -12,6 +12,7 @@ import (
 type gate struct {
 	mu      sync.Mutex
 	state   gateState
+	opened  bool          // it was open once
 	changed chan struct{} // closed and replaced at every change of state
 	kicked  map[deadliner]struct{}
 }
@@ -30,7 +31,7 @@ const (
 type deadliner interface{ SetDeadline(t time.Time) error }
 
 func newGate(state gateState) *gate {
-	return &gate{state: state, changed: make(chan struct{}), kicked: make(map[deadliner]struct{})}
+	return &gate{state: state, opened: state == gateOpen, changed: make(chan struct{}), kicked: make(map[deadliner]struct{})}
 }
 
 // add registers a socket whose blocked calls a pause must wake.
@@ -49,6 +50,23 @@ func (g *gate) remove(s deadliner) {
 	delete(g.kicked, s)
 }
 
+// admit lets calls on s wait again whose deadline was made to pass for another
+// reason than the gate's, if the gate lets them.
+func (g *gate) admit(s deadliner) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state == gateOpen {
+		s.SetDeadline(time.Time{})
+	}
+}
+
+// wasOpen reports whether the gate has been open at some time.
+func (g *gate) wasOpen() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.opened
+}
+
 func (g *gate) open()  { g.set(gateOpen) }
 func (g *gate) pause() { g.set(gatePaused) }
 func (g *gate) close() { g.set(gateClosed) }
@@ -60,6 +78,7 @@ func (g *gate) set(state gateState) {
 		return
 	}
 	g.state = state
+	g.opened = g.opened || state == gateOpen
 	deadline := time.Unix(1, 0)
 	if state == gateOpen {
 		deadline = time.Time{}

@@ -12,30 +12,99 @@ import (
 // Listener is a net.Listener whose socket outlives this process. Accept waits
 // while another generation serves and goes on if this one has to resume;
 // it fails with net.ErrClosed once this generation is done or Close was called.
+// Swap puts another socket under it.
 //
 // The connections it returns are tracked: a drain waits for them.
 type Listener struct {
 	h      *Handoff
-	inner  net.Listener // owns its own descriptor
-	socket *socket      // the registry's
+	socket *socket // the registry's
 	stop   chan struct{}
 	once   sync.Once
 	served sync.Once
+
+	mu    sync.Mutex
+	inner net.Listener // owns its own descriptor; Swap replaces it
+	queue []net.Conn   // accepted from replaced sockets, for the next Accepts; tracked
+	awake bool         // inner's Accepts were woken for queue
 }
 
 // Accept waits for the next connection. The caller owns it and must close it.
 func (l *Listener) Accept() (net.Conn, error) {
 	l.served.Do(func() { l.h.served(l) })
 	for {
-		if err := l.h.gate.pass(l.stop); err != nil {
+		if c := l.accepted(); c != nil {
+			return c, nil
+		}
+		if err := l.pass(); err != nil {
 			return nil, &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: err}
 		}
-		c, err := l.accept()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue // the gate closed while we waited
+		c, inner := l.next()
+		if c != nil {
+			return c, nil
 		}
-		return c, err
+		c, err := l.accept(inner)
+		if err == nil {
+			return c, nil
+		}
+		// The gate closed while we waited, or Swap did it.
+		if !errors.Is(err, os.ErrDeadlineExceeded) && l.current() == inner {
+			return nil, err
+		}
 	}
+}
+
+// accepted returns a connection of a replaced socket. Only this process can serve
+// it, so a pause of the gate does not hold it back; but no connection is served
+// before READY.
+func (l *Listener) accepted() net.Conn {
+	if !l.h.gate.wasOpen() {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.takeQueued()
+}
+
+// next returns a connection of a replaced socket, or else the socket to accept from.
+func (l *Listener) next() (net.Conn, net.Listener) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.takeQueued(); c != nil {
+		return c, nil
+	}
+	if l.awake {
+		l.awake = false
+		l.h.gate.admit(l.inner.(deadliner))
+	}
+	return nil, l.inner
+}
+
+func (l *Listener) takeQueued() net.Conn {
+	if len(l.queue) == 0 {
+		return nil
+	}
+	c := l.queue[0]
+	l.queue[0] = nil
+	l.queue = l.queue[1:]
+	return c
+}
+
+func (l *Listener) current() net.Listener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inner
+}
+
+// pass waits until connections may be accepted.
+func (l *Listener) pass() error {
+	if l.socket.begin != nil {
+		select {
+		case <-l.socket.begin: // it listens
+		case <-l.stop:
+			return net.ErrClosed
+		}
+	}
+	return l.h.gate.pass(l.stop)
 }
 
 // accept counts itself as long as it may come back with a connection. A
@@ -43,10 +112,10 @@ func (l *Listener) Accept() (net.Conn, error) {
 // as if nothing had been when a connection arrives meanwhile (Go's poller lets the
 // later event win), and on a busy machine that takes a while. The drain must
 // not miss that connection.
-func (l *Listener) accept() (net.Conn, error) {
+func (l *Listener) accept(inner net.Listener) (net.Conn, error) {
 	t := l.h.tracker
 	t.accepting.Add(1)
-	c, err := l.inner.Accept()
+	c, err := inner.Accept()
 	if err == nil {
 		c = t.track(c, l.socket.name)
 	}
@@ -59,20 +128,30 @@ func (l *Listener) accept() (net.Conn, error) {
 }
 
 // Close ends this generation's use of the socket, and the next one's: a socket
-// that the program closed is not handed over. Connections stay open.
+// that the program closed is not handed over. Connections that Accept has
+// returned stay open; those that still wait in the socket's queue are reset by the
+// kernel, and those that Swap has taken out of another one's are closed.
 func (l *Listener) Close() error {
 	err := net.ErrClosed
 	l.once.Do(func() {
 		close(l.stop)
+		l.h.tellLeaving(l.socket)
+		l.mu.Lock()
 		l.h.gate.remove(l.inner.(deadliner))
 		err = l.inner.Close()
+		queue := l.queue
+		l.queue = nil
+		l.mu.Unlock()
+		for _, c := range queue {
+			c.Close()
+		}
 		l.h.closed(l)
 	})
 	return err
 }
 
 // Addr returns the address the socket is bound to.
-func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
+func (l *Listener) Addr() net.Addr { return l.current().Addr() }
 
 // Name returns the name under which the socket is handed over.
 func (l *Listener) Name() string { return l.socket.name }

@@ -26,6 +26,10 @@ type socket struct {
 	name, network, address, origin string
 	fd                             int
 	inUse                          bool
+
+	// Of a socket that was added to a group: it does not listen before begin is closed.
+	begin  chan struct{} // nil: it listens from the start
+	silent bool          // begin is not closed
 }
 
 // sockets is the registry of everything a successor gets.
@@ -119,6 +123,15 @@ func (r *sockets) bound(name string, s syscall.Conn, network, address string) (*
 	return sock, nil
 }
 
+// replace puts another socket under an entry and closes the descriptor it had.
+// The registry owns fd.
+func (r *sockets) replace(s *socket, fd int, addr net.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	closeFD(s.fd)
+	s.fd, s.network, s.address, s.origin = fd, addr.Network(), addr.String(), boundHere
+}
+
 // drop closes the registry's descriptor: the program closed the listener, so
 // no successor shall have it.
 func (r *sockets) drop(s *socket) {
@@ -141,6 +154,9 @@ func (r *sockets) pass(f func(names []string, fds []int) error) error {
 	var names []string
 	var fds []int
 	for _, s := range r.all {
+		if s.silent {
+			continue // a successor refuses what does not listen
+		}
 		names = append(names, s.name)
 		fds = append(fds, s.fd)
 	}
@@ -152,7 +168,7 @@ func (r *sockets) list() []control.Socket {
 	defer r.mu.Unlock()
 	var out []control.Socket
 	for _, s := range r.all {
-		out = append(out, control.Socket{Name: s.name, Network: s.network, Address: s.address, Origin: s.origin, InUse: s.inUse})
+		out = append(out, s.status())
 	}
 	return out
 }
@@ -176,6 +192,9 @@ func (r *sockets) close() {
 	defer r.mu.Unlock()
 	for _, s := range r.all {
 		closeFD(s.fd)
+		if s.silent {
+			close(s.begin) // whoever waits finds the gate closed
+		}
 	}
 	r.all = nil
 }
@@ -200,7 +219,7 @@ func (r *sockets) listen(name, network, address string) (net.Listener, *socket, 
 	var lc net.ListenConfig
 	ln, err := lc.Listen(context.Background(), network, address)
 	if err != nil {
-		return nil, nil, r.bindError(name, err)
+		return nil, nil, r.bindError(name, network, address, err)
 	}
 	keepSocketFile(ln)
 	s, err = r.bound(name, ln.(syscall.Conn), network, ln.Addr().String())
@@ -230,7 +249,7 @@ func (r *sockets) listenPacket(name, network, address string) (net.PacketConn, *
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(context.Background(), network, address)
 	if err != nil {
-		return nil, nil, r.bindError(name, err)
+		return nil, nil, r.bindError(name, network, address, err)
 	}
 	s, err = r.bound(name, pc.(syscall.Conn), network, pc.LocalAddr().String())
 	if err != nil {
@@ -245,13 +264,6 @@ func (r *sockets) open(name, network, address string) (*socket, error) {
 		return nil, fmt.Errorf("socket name %q: want printable ASCII without a colon, as for FileDescriptorName=", name)
 	}
 	return r.claim(name, network, address)
-}
-
-func (r *sockets) bindError(name string, err error) error {
-	if names := r.inheritedNames(); len(names) > 0 {
-		return fmt.Errorf("bind socket %q, which is not among the inherited ones [%s]: %w", name, strings.Join(names, ", "), err)
-	}
-	return fmt.Errorf("bind socket %q: %w", name, err)
 }
 
 // fromFD builds a net value over a duplicate of fd; fd stays the caller's.

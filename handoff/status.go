@@ -27,7 +27,7 @@ func (m *machine) status() control.Status {
 	s := control.Status{
 		Version: control.Version, Service: h.opt.Service, PID: os.Getpid(), Generation: h.generation,
 		Phase: m.phase, Exe: h.program.exe, StartedAt: h.started,
-		Sockets: h.sockets.list(), Connections: m.counts(),
+		Sockets: h.sockets.list(), MigrateReq: h.sockets.migrateReq(), Connections: m.counts(),
 		Armed: m.armed, Last: m.last, Predecessor: m.peer,
 		Refused: m.refused, LastRefusal: m.refusal, Attempts: m.attempts, TookOver: m.tookOver,
 		EventsLost: h.events.lost(),

@@ -47,6 +47,7 @@ func (m *machine) committed() {
 		return
 	}
 	m.phase, m.service = control.Idle, true
+	m.listenAdded()
 	m.h.control.own()
 }
 

@@ -34,6 +34,12 @@ type Status struct {
 	Sockets     []Socket  `json:"sockets,omitempty"`
 	Connections Counts    `json:"connections"`
 
+	// MigrateReq is net.ipv4.tcp_migrate_req in the runtime's network namespace, where it
+	// holds TCP sockets with SO_REUSEPORT. Unless it is 1, connections that wait in such a
+	// socket are lost when it is closed while others of its address go on. A handoff
+	// closes none. Absent on kernels before 5.14, which lose them.
+	MigrateReq *int `json:"tcp_migrate_req,omitempty"`
+
 	// Armed is set between "arm" and the signal that starts the handoff.
 	Armed *Arm `json:"armed,omitempty"`
 	// Handoff is the handoff in progress (forked, held, aborting, draining).
@@ -64,6 +70,9 @@ type Socket struct {
 	Address string `json:"address"`
 	Origin  string `json:"origin"` // systemd, predecessor, bound
 	InUse   bool   `json:"in_use"` // false: inherited and passed on, but this release does not use it
+	// ReusePort says that other sockets may have the same address, each with an
+	// accept queue of its own (SO_REUSEPORT).
+	ReusePort bool `json:"reuse_port,omitempty"`
 }
 
 // Counts are a generation's connections and tasks. Idle, Active and Streams are those of

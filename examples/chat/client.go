@@ -36,21 +36,22 @@ const (
 // A second goroutine that writes would let the move come between the two, and the
 // message would be sent again, or never.
 type client struct {
-	room *room
-	conn *handoff.Tracked
-	seat seat
+	room  *room
+	conn  *handoff.Tracked
+	seat  seat
+	ahead []byte // what net/http has read behind the request
 }
 
 // writeTimeout is how long a client may take no byte before it is given up. A
 // connection cannot move while a Write waits.
 const writeTimeout = 5 * time.Second
 
-// track makes conn movable. ahead is what a server had read from it.
-func (c *client) track(h *handoff.Handoff, conn net.Conn, speaks string, ahead []byte) error {
+// track makes conn movable.
+func (c *client) track(h *handoff.Handoff, conn net.Conn, speaks string) error {
 	t, err := h.Track(conn, handoff.Codec{
 		Protocol: speaks,
 		Session:  func() (any, error) { return c.seat, nil }, // runs within c.conn.Read
-		Ahead:    ahead,
+		Ahead:    c.ahead,                                    // Read does not return these again; the next process would
 	})
 	if err != nil {
 		conn.Close()
@@ -65,6 +66,10 @@ func (c *client) track(h *handoff.Handoff, conn net.Conn, speaks string, ahead [
 func (c *client) attend(encode func(message) []byte, receive func([]byte) error) error {
 	leave := c.room.join(c.wake)
 	defer leave()
+	if err := receive(c.ahead); err != nil {
+		return err
+	}
+	c.ahead = nil
 	buf := make([]byte, 4096)
 	for {
 		// In this order: whoever says something after the look ends the Read.

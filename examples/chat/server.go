@@ -78,9 +78,8 @@ func (s *server) hijack(w http.ResponseWriter, seat seat, speaks, head string, s
 		http.Error(w, "only over HTTP/1.1", http.StatusHTTPVersionNotSupported)
 		return
 	}
-	c := &client{room: s.room, seat: seat}
-	// What net/http has read beyond the request is the client's already.
-	if err := c.track(s.h, conn, speaks, ahead(buffered.Reader)); err != nil {
+	c := &client{room: s.room, seat: seat, ahead: ahead(buffered.Reader)}
+	if err := c.track(s.h, conn, speaks); err != nil {
 		log.Print(err)
 		return
 	}
@@ -105,7 +104,7 @@ func (s *server) resume(speaks string, serve func(*client)) func(net.Conn, json.
 		c := &client{room: s.room}
 		err := json.Unmarshal(session, &c.seat)
 		if err == nil {
-			err = c.track(s.h, conn, speaks, nil)
+			err = c.track(s.h, conn, speaks)
 		}
 		if err != nil {
 			log.Print("take a connection over: ", err)

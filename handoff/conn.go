@@ -44,6 +44,7 @@ type conn struct {
 
 	mu       sync.Mutex
 	deadline time.Time // of reads, as the reader set it
+	settings int       // of the deadline since the last response
 	woken    bool      // the deadline in force is the mover's
 	parked   bool
 
@@ -65,7 +66,9 @@ func (c *conn) read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return c.net.Read(b)
 	}
-	c.rec.offered(len(b))
+	if c.rec.fresh {
+		c.rec.offered(len(b), c.deadlinesSince() == 1)
+	}
 	if len(c.replay) > 0 {
 		n := copy(b, c.replay)
 		c.replay = c.replay[n:]
@@ -114,10 +117,23 @@ func (c *conn) setReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deadline = t
+	c.settings++
 	if c.woken {
 		return nil
 	}
 	return c.net.SetReadDeadline(t)
+}
+
+func (c *conn) deadlinesSince() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.settings
+}
+
+func (c *conn) resetDeadlines() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settings = 0
 }
 
 func (c *conn) setDeadline(t time.Time) error {
@@ -240,7 +256,7 @@ func httpState(nc net.Conn, s http.ConnState) {
 	}
 	switch s {
 	case http.StateNew:
-		if bare {
+		if bare && c.tracker.movesHTTP {
 			// What is around a connection, TLS or something of the program's
 			// own, has a state that cannot travel.
 			c.protocol = protocolHTTP1
@@ -249,6 +265,7 @@ func httpState(nc net.Conn, s http.ConnState) {
 		c.set(connIdle)
 	case http.StateIdle:
 		c.rec.response()
+		c.resetDeadlines()
 		c.set(connIdle)
 	case http.StateActive:
 		c.rec.request()

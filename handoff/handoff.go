@@ -88,6 +88,11 @@ func Open(o Options) (*Handoff, error) {
 		calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
+	if err := probeServer(); err != nil {
+		h.events.logger.Warn("HTTP connections will be closed politely in place of moved: please report this with the version of Go", "error", err)
+	} else {
+		h.tracker.movesHTTP = true
+	}
 	if err := h.inherit(in); err != nil {
 		h.abandon()
 		return nil, err

@@ -17,7 +17,15 @@ import (
 func (h *Handoff) receive(l *link, msg message) {
 	defer msg.closeFiles()
 	taken, answer := h.build(msg)
-	if err := acknowledge(l, answer); err != nil {
+	err := acknowledge(l, answer)
+	switch {
+	case errors.Is(err, net.ErrClosed):
+		// This generation has ended the link: it ends, and the sender has heard nothing.
+		for _, a := range taken {
+			a.conn.Close()
+		}
+		return
+	case err != nil:
 		// The sender is gone, and its copies with it: these are ours now.
 		h.events.logger.Warn("acknowledge connections", "error", err)
 	}

@@ -4,10 +4,14 @@ package handoff
 // request or message of: the bytes that have to travel along when the
 // connection moves. The goroutine that reads the connection owns it.
 //
-// For HTTP/1 the boundaries come from net/http's states. It asks for more with
-// the free part of its 4 KiB buffer, so the length of the first slice it offers
-// after a response tells how many bytes of the next request it holds already:
-// up to three, since with four it would not read yet. They are the last ones it was given.
+// For HTTP/1 the boundaries come from net/http's states. After a response it
+// sets the deadline for idle connections and waits until it holds four bytes of
+// the next request. If it reads for that, it offers the free part of its buffer, so
+// the length of the slice tells how many bytes it holds already: up to three, and they
+// are the last ones it was given. If it holds four or more (a client that does
+// not wait for its responses) it sets the next deadline and goes on to parse,
+// and what it holds cannot be told from the first slice it offers then.
+// TestServerReads and probeServer check all that against the net/http in use.
 type record struct {
 	kept    bool // bytes are being kept
 	lost    bool // what the reader holds cannot be told: no move before the next boundary
@@ -67,16 +71,14 @@ func (r *record) shrink() {
 	}
 }
 
-// offered: the reader asks for up to n bytes.
-func (r *record) offered(n int) {
-	if !r.fresh {
-		return
-	}
+// offered: the reader asks for up to n bytes. waiting tells that it has set one
+// deadline since the response, that for idle connections.
+func (r *record) offered(n int, waiting bool) {
 	r.fresh = false
 	held := serverBuffer - n
 	r.kept = true
 	r.pending = r.pending[:0]
-	if r.lost = held < 0 || held > r.tailLen; !r.lost {
+	if r.lost = !waiting || held < 0 || held > r.tailLen; !r.lost {
 		r.pending = append(r.pending, r.tail[r.tailLen-held:r.tailLen]...)
 	}
 }

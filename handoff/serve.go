@@ -56,7 +56,7 @@ func (h *Handoff) Serve(srv *http.Server, ln net.Listener) error {
 // connections, TLS above all, has a state that does not travel.
 func (h *Handoff) serveArrivals(srv *http.Server, ln net.Listener) (leave func()) {
 	l, ok := ln.(*Listener)
-	if !ok || srv.Protocols != nil && !srv.Protocols.HTTP1() {
+	if !ok || !h.tracker.movesHTTP || srv.Protocols != nil && !srv.Protocols.HTTP1() {
 		return func() {}
 	}
 	a, name := newArrivals(ln), l.Name()

@@ -10,6 +10,7 @@ import (
 // predecessor, or that the program tracks itself.
 type tracker struct {
 	accepting atomic.Int32 // Accepts that may still come back with a connection
+	movesHTTP bool         // see probeServer; set before the first connection
 	tasks     taskPool     // of Handoff.Go: what a drain waits for beside connections
 
 	mu      sync.Mutex

@@ -231,7 +231,7 @@ func (m *machine) commit() error {
 		return errors.New("the candidate has closed its handoff")
 	}
 	pid := a.candidate.process.Pid
-	if err := h.notifier.mainPID(pid, fmt.Sprintf("generation %d: serving, generation %d drains", h.generation+1, h.generation)); err != nil {
+	if err := h.notifier.mainPID(pid, servingText(h.generation+1, &control.Peer{Generation: h.generation})); err != nil {
 		m.undo(journal.ReasonSystemd, err.Error())
 		return err
 	}
@@ -289,8 +289,9 @@ func (m *machine) undo(reason journal.Reason, detail string) {
 	a.setDeadline(killGrace)
 }
 
-// failed records and tells why a handoff did not come to its commit.
-func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exit) {
+// failed records and tells why a handoff did not come to its commit, or was
+// undone after it.
+func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exit, more ...journal.Field) {
 	a := m.attempt
 	m.last = &control.Outcome{
 		TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: a.candidate.process.Pid,
@@ -299,7 +300,8 @@ func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exi
 	if !a.candidate.readyAt.IsZero() {
 		m.last.ReadyAfter = a.candidate.readyAt.Sub(a.candidate.started)
 	}
-	e := m.event(journal.Abort, append([]journal.Field{journal.Str(journal.FieldReason, string(reason)), journal.Str(journal.FieldExe, a.arm.Exe)}, exitFields(exit)...)...)
+	fields := append([]journal.Field{journal.Str(journal.FieldReason, string(reason)), journal.Str(journal.FieldExe, a.arm.Exe)}, exitFields(exit)...)
+	e := m.event(journal.Abort, append(fields, more...)...)
 	e.PeerPID = a.candidate.process.Pid
 	e.Message = fmt.Sprintf("%s: handoff to pid %d undone (%s): %s", m.h.opt.Service, e.PeerPID, reason, detail)
 	m.h.events.write(e)

@@ -43,6 +43,7 @@ type machine struct {
 	drainTick   *time.Ticker
 	drained     bool
 
+	said     saying
 	watchers map[chan control.Status]struct{}
 	finished bool
 	stopped  bool // the service stops, not only this generation
@@ -244,8 +245,7 @@ func (m *machine) beginDrain(grace time.Duration, mover *mover) {
 	m.drain = startDrain(ctx, m.h.tracker, m.h.opt, grace, mover, m.h.finishWork)
 	m.drainTick = time.NewTicker(progressInterval)
 	c := m.drain.counts.Load()
-	e := m.event(journal.Drain, journal.Int(journal.FieldConnsIdle, int64(c.Idle)),
-		journal.Int(journal.FieldConnsActive, int64(c.Active+c.Streams)), journal.Str(journal.FieldStatus, m.statusText()))
+	e := m.event(journal.Drain, drainFields(*c)...)
 	if m.attempt != nil {
 		e.PeerPID = m.attempt.candidate.process.Pid
 	}
@@ -259,6 +259,9 @@ func (m *machine) progress() {
 	if a := m.attempt; a != nil && a.committed && !a.gone {
 		c := m.counts()
 		a.candidate.link.send(message{Type: msgProgress, Connections: &c})
+	}
+	if m.phase == control.Stopping && m.service {
+		m.tellSystemd()
 	}
 }
 
@@ -313,10 +316,9 @@ func (m *machine) end() {
 	if m.drain != nil {
 		elapsed = time.Since(m.drain.started)
 	}
-	e := m.event(journal.Exit,
-		journal.Str(journal.FieldExitCode, "exited"), journal.Str(journal.FieldExitStatus, "0"),
-		journal.Int(journal.FieldConnsMoved, int64(c.Moved)), journal.Int(journal.FieldConnsDrained, int64(c.Drained+c.Closed)),
-		journal.Int(journal.FieldConnsCut, int64(c.Cut)), journal.Usec(journal.FieldElapsed, elapsed))
+	e := m.event(journal.Exit, append(endFields(c), journal.Usec(journal.FieldElapsed, elapsed),
+		journal.Str(journal.FieldExitCode, "exited"), journal.Str(journal.FieldExitStatus, "0"))...)
+	e.Message = fmt.Sprintf("%s: generation %d (pid %d) ended after %s: %s", h.opt.Service, h.generation, e.PID, inWords(elapsed), c.Summary())
 	if a := m.attempt; a != nil {
 		e.PeerPID = a.candidate.process.Pid
 		if a.committed && !a.gone {

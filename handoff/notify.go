@@ -30,6 +30,25 @@ func (n notifier) send(assignments ...string) error {
 	return nil
 }
 
+// hint sets the text systemctl status shows, if systemd takes it at once: a
+// manager that reloads reads nothing for a while, and then its queue may be full.
+// What is only worth reading is not worth waiting for.
+func (n notifier) hint(status string) error {
+	if n.socket == "" {
+		return nil
+	}
+	conn, err := n.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(hintTimeout))
+	if _, err := conn.Write([]byte("STATUS=" + status)); err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	return nil
+}
+
 // dial connects to the notification socket. PID 1 may be slow, never absent:
 // the deadline keeps a wedged one from stopping the service.
 func (n notifier) dial() (*net.UnixConn, error) {
@@ -45,11 +64,11 @@ func (n notifier) dial() (*net.UnixConn, error) {
 // sd_notify_barrier(3) callers usually do.
 const notifyTimeout = 5 * time.Second
 
+// hintTimeout bounds a message that may be lost.
+const hintTimeout = 20 * time.Millisecond
+
 // ready tells systemd that the service serves.
 func (n notifier) ready(status string) error { return n.send("READY=1", "STATUS="+status) }
-
-// status sets the text systemctl status shows.
-func (n notifier) status(text string) error { return n.send("STATUS=" + text) }
 
 // mainPID makes pid the main process, in one datagram so that systemd never
 // sees one half of it. The caller waits for the barrier before it goes on. Afterwards this

@@ -14,7 +14,9 @@ import (
 func (m *machine) takeOver(exit control.Exit) {
 	h := m.h
 	m.peerDied()
-	m.failed(journal.ReasonCrashed, fmt.Sprintf("the new main process ended (%s, %s) while its predecessor still drained, which serves again", exit.Code, exit.Status), &exit)
+	_, _, lost := h.tracker.snapshot()
+	m.failed(journal.ReasonCrashed, successorDied(exit, lost), &exit, journal.Int(journal.FieldConnsLost, int64(lost)))
+	m.last.Lost = lost
 	if m.stopped {
 		return // nothing to serve for: the drain goes on to its end
 	}
@@ -30,6 +32,19 @@ func (m *machine) takeOver(exit control.Exit) {
 	h.resumeTasks()
 	h.control.own()
 	m.reclaim()
+}
+
+// successorDied is the account of a death in the drain. Connections that had
+// moved are told: their clients were promised not to notice anything.
+func successorDied(exit control.Exit, lost int) string {
+	text := fmt.Sprintf("the new main process ended (%s, %s) while its predecessor still drained, which serves again", exit.Code, exit.Status)
+	switch lost {
+	case 0:
+		return text
+	case 1:
+		return text + "; the connection that had moved to it is lost"
+	}
+	return fmt.Sprintf("%s; the %d connections that had moved to it are lost", text, lost)
 }
 
 // reclaim tells systemd that this process is the main one. Versions before 254

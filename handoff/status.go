@@ -44,15 +44,52 @@ func (m *machine) status() control.Status {
 	return s
 }
 
-// statusText is what systemctl status shows.
+// statusText is what systemctl status shows. A generation that drains after its
+// commit has no say there any more: its successor tells how it gets on.
 func (m *machine) statusText() string {
-	switch m.phase {
-	case control.Stopping:
-		return fmt.Sprintf("generation %d: stopping", m.h.generation)
-	case control.Draining:
-		return fmt.Sprintf("generation %d: draining", m.h.generation)
+	if m.phase == control.Stopping {
+		text := fmt.Sprintf("generation %d: stopping", m.h.generation)
+		if c := m.counts(); c.Open() > 0 {
+			text += ": " + c.Progress()
+		}
+		return text
 	}
-	return fmt.Sprintf("generation %d: serving", m.h.generation)
+	return servingText(m.h.generation, m.peer)
+}
+
+// servingText is the status text of a generation that serves, while
+// predecessor, if there is one, drains.
+func servingText(generation int, predecessor *control.Peer) string {
+	text := fmt.Sprintf("generation %d: serving", generation)
+	if predecessor == nil {
+		return text
+	}
+	text += fmt.Sprintf("; generation %d drains", predecessor.Generation)
+	if c := predecessor.Connections; c != (control.Counts{}) {
+		text += ": " + c.Progress()
+	}
+	return text
+}
+
+// saying is the last progress that systemd was told.
+type saying struct {
+	text string
+	at   time.Time
+}
+
+// sayInterval is the time between two messages about a progress: each makes
+// systemd send a signal to everybody who watches the unit.
+const sayInterval = time.Second
+
+// tellSystemd makes the present progress the status text, if it is another and
+// the last one is long enough ago.
+func (m *machine) tellSystemd() {
+	text := m.statusText()
+	if text == m.said.text || time.Since(m.said.at) < sayInterval {
+		return
+	}
+	m.said = saying{text, time.Now()}
+	m.h.notifier.hint(text) // if it does not get through, a later one does
 }
 
 // publish gives every watcher the present status. A watcher that is slow gets

@@ -38,6 +38,9 @@ func (m *machine) fromPredecessor(msg message, ok bool) {
 			m.peer = &peer
 		}
 		m.bye = m.bye || msg.Type == msgBye
+		if m.phase == control.Idle && !m.bye {
+			m.tellSystemd() // the predecessor cannot: NotifyAccess=main
+		}
 	}
 }
 
@@ -58,9 +61,14 @@ func (m *machine) predecessorGone() {
 	m.predecessor = nil
 	m.peerDied()
 	if !m.bye {
-		e := m.event(journal.Exit, journal.Str(journal.FieldExitCode, "unknown"))
+		// Its last progress is what is known: what was open then is cut.
+		c := m.peer.Connections
+		c.Idle, c.Active, c.Streams, c.Cut = 0, 0, 0, c.Cut+c.Open()
+		e := m.event(journal.Exit, append(endFields(c),
+			journal.Str(journal.FieldExitCode, "unknown"), journal.Str(journal.FieldExitStatus, "unknown"))...)
 		e.Generation, e.PID, e.PeerPID = uint64(m.h.generation-1), p.pid, os.Getpid()
-		e.Message = fmt.Sprintf("%s: generation %d (pid %d) ended without a word; its connections are lost", m.h.opt.Service, m.h.generation-1, p.pid)
+		e.Message = fmt.Sprintf("%s: generation %d (pid %d) ended without a word; the connections that it still had are lost (last known: %s)",
+			m.h.opt.Service, m.h.generation-1, p.pid, c.Summary())
 		m.h.events.write(e)
 	}
 	m.peer = nil

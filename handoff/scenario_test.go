@@ -51,6 +51,9 @@ func TestHandoff(t *testing.T) {
 		if !n.accepted && n.text != "BARRIER=1" {
 			words = append(words, "(ignored)")
 		}
+		if len(words) == 0 {
+			continue // how a drain gets on, which this one has no time for on most machines
+		}
 		story = append(story, names[n.pid]+": "+strings.Join(words, " "))
 	}
 	want := []string{

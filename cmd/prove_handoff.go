@@ -1,0 +1,162 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+)
+
+// proveHandoff is one handoff under load.
+type proveHandoff struct {
+	handoffDoc
+	At   time.Duration `json:"at"`   // since the start of the load; nanoseconds
+	Took time.Duration `json:"took"` // from the signal to the end of the old process, or of the attempt
+	// Connections are those of the old process at its end.
+	Connections *control.Counts `json:"connections,omitempty"`
+	Finished    bool            `json:"finished"` // the old process has ended
+}
+
+// handoffs lets the clients be on their own for a while, before each handoff and at the end, and hands over in between.
+func (p *prover) handoffs(ctx context.Context) error {
+	gap := p.o.Duration / time.Duration(p.o.Handoffs+1)
+	for i := range p.o.Handoffs {
+		p.progress.stage("%s", plural(p.o.Clients, "client"))
+		if err := pause(ctx, gap); err != nil {
+			return err
+		}
+		if r := p.load.Report(); i == 0 && r.Losses() > 0 {
+			return fail(ExitRefused, "mend that first, or choose another --path or --url", "requests fail without a handoff")
+		}
+		if err := p.handoff(ctx, i); err != nil {
+			return err
+		}
+	}
+	p.progress.stage("%s, after the last handoff", plural(p.o.Clients, "client"))
+	return pause(ctx, gap)
+}
+
+// pause fails with what ended ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// handoff hands over once and waits for the end of the old process.
+func (p *prover) handoff(ctx context.Context, i int) error {
+	t, err := p.f.handoffByName(ctx, p.o.Service) // who serves now
+	if err != nil {
+		return err
+	}
+	old, err := openPidfd(t.pid)
+	if err != nil {
+		return fail(ExitRefused, t.status, "main process %d: %w", t.pid, err)
+	}
+	defer old.close()
+	draining, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	w := p.f.watchCounts(ctx, t, func() { leave(errTookOver) })
+	defer w.close()
+	p.progress.stage("handoff %d of %d: pid %d starts a new process", i+1, p.o.Handoffs, t.pid)
+
+	h := proveHandoff{handoffDoc: handoffDoc{Schema: "zdt.handoff/1", Incumbent: t.pid}, At: p.load.Report().Elapsed}
+	end := p.load.Window()
+	began := time.Now()
+	err = p.f.handOver(ctx, t, &h.handoffDoc)
+	if err == nil {
+		p.progress.stage("handoff %d of %d: pid %d finishes its connections", i+1, p.o.Handoffs, t.pid)
+		err = p.await(draining, t, old)
+		h.Finished = err == nil
+	}
+	end()
+	h.Took = time.Since(began)
+	h.Connections = w.close()
+	if h.ExitCode = codeOf(err); h.Outcome == "" {
+		h.Outcome = "refused"
+	}
+	p.doc.Handoffs = append(p.doc.Handoffs, h)
+	p.doc.TxID, p.doc.Changed = h.TxID, p.doc.Changed || h.Changed
+	return err
+}
+
+// errTookOver: the old process does not end, because it has to serve on.
+var errTookOver = errors.New("the new process died, and the old one took its connections back")
+
+// await waits for the end of the old process.
+func (p *prover) await(ctx context.Context, t handoffTarget, old pidfd) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.o.Timeout, timedOut{p.o.Timeout})
+	defer cancel()
+	err := p.o.ended(ctx, old)
+	switch cause := context.Cause(ctx); {
+	case err == nil:
+		return nil
+	case errors.Is(cause, errTookOver):
+		return fail(ExitRolledBack, t.status, "pid %d was handed over, but %w", t.pid, cause)
+	case cause != nil && codeOf(cause) == ExitDeadline:
+		return fail(ExitDeadline, t.status, "pid %d was handed over, and still has connections after %v", t.pid, p.o.Timeout)
+	case cause != nil:
+		return fail(codeOf(cause), t.status, "stopped waiting for pid %d to finish its connections: %w", t.pid, cause)
+	}
+	return fail(ExitUnexpected, t.status, "wait for the end of pid %d: %w", t.pid, err)
+}
+
+// countsWatcher follows the runtime of an old process to its end: only it knows what became of its connections. It is the
+// service's word, and no part of the verdict.
+type countsWatcher struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	once   sync.Once
+	counts *control.Counts // once done is closed
+}
+
+// watchCounts calls back when the old process has to serve on.
+func (f *factory) watchCounts(ctx context.Context, t handoffTarget, back func()) *countsWatcher {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &countsWatcher{cancel: cancel, done: make(chan struct{})}
+	client, _, err := f.connectRuntime(ctx, t.control, t.pid, t.uid)
+	if err != nil {
+		close(w.done)
+		return w
+	}
+	go func() {
+		defer close(w.done)
+		defer client.Close()
+		for st, err := range client.Watch(ctx) {
+			if err != nil {
+				return
+			}
+			switch {
+			case st.Phase == control.Draining || st.Phase == control.Exited:
+				c := st.Connections
+				w.counts = &c
+			case w.counts != nil:
+				back()
+			}
+		}
+	}()
+	return w
+}
+
+// close ends the watching and returns the last counts, or nil. The old process is gone by then: its last words may be on
+// their way yet.
+func (w *countsWatcher) close() *control.Counts {
+	w.once.Do(func() {
+		limit := time.NewTimer(100 * time.Millisecond)
+		defer limit.Stop()
+		select {
+		case <-w.done:
+		case <-limit.C:
+		}
+		w.cancel()
+		<-w.done
+	})
+	return w.counts
+}

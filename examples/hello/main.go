@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff"
@@ -34,7 +35,7 @@ func main() {
 }
 
 func run() error {
-	addr := flag.String("listen", ":8080", "address to bind when no socket is inherited")
+	addr := flag.String("listen", ":8080", "address to bind when no socket is inherited; a path is that of a unix socket")
 	flag.Parse()
 	log.SetFlags(0)
 	log.SetPrefix("hello " + version + ": ")
@@ -58,7 +59,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	ln, err := h.Listen("http", "tcp", *addr)
+	network := "tcp"
+	if strings.HasPrefix(*addr, "/") {
+		network = "unix"
+	}
+	ln, err := h.Listen("http", network, *addr)
 	if err != nil {
 		return err
 	}

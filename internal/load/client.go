@@ -47,9 +47,13 @@ type behaviour struct {
 	hear func(c *client) error // takes what comes between two turns; nil: nothing may come
 }
 
+// slowestStart bounds the time within which the clients start.
+const slowestStart = 20 * time.Millisecond
+
 func newClient(l *Load, id int, kind Client) *client {
 	c := &client{l: l, id: id, kind: kind, rand: rand.New(rand.NewPCG(uint64(id), 1))}
 	c.b = behaviour{keep: true, think: l.cfg.Think, turn: (*client).exchange}
+	c.first = time.Duration(c.rand.Float64() * float64(min(l.cfg.Think, slowestStart)))
 	switch kind {
 	case Fresh:
 		c.b.keep = false
@@ -103,8 +107,13 @@ func (c *client) run() {
 		if err := c.b.turn(c, began); err != nil {
 			c.fail(err, began)
 		}
-		c.pause(c.b.think)
+		c.pause(c.thinking())
 	}
+}
+
+// thinking is about as long as Config.Think: clients that keep step leave gaps in which nobody would notice anything.
+func (c *client) thinking() time.Duration {
+	return c.b.think/2 + time.Duration(c.rand.Float64()*float64(c.b.think))
 }
 
 // fail counts an error and gives the connection up.

@@ -55,7 +55,7 @@ type Config struct {
 
 	KeepAlive int           // clients that keep their connection; default 32, negative for none
 	Fresh     int           // clients that open a connection for each request; default 4, negative for none
-	Think     time.Duration // pause of a client between requests; default 2 ms, negative for none
+	Think     time.Duration // pause of a client between requests, on average; default 2 ms, negative for none
 	Timeout   time.Duration // bound on a connect, on a request with its answer, and on the silence of a stream; default 10 s
 	Get       string        // path of the GETs; default "/"
 	Post      string        // path of the POSTs, which must answer with the body they got; default "/"

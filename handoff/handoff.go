@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
 )
 
 // Handoff is one generation of a service: the sockets it holds, the signals it
@@ -44,6 +46,7 @@ type Handoff struct {
 	// name of their socket, and handlers by protocol.
 	httpServers map[string]*arrivals
 	onConn      map[string]func(net.Conn, json.RawMessage)
+	moves       control.Moves // those that came here
 
 	calls  chan func(*machine)
 	ctx    context.Context // ends when the drain begins

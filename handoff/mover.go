@@ -24,6 +24,7 @@ type mover struct {
 	logger  *slog.Logger
 	accept  []take
 	send    func(batch uint64, load []*parked) error // transmits; the descriptors stay the sender's
+	verify  bool                                     // look at every connection before it goes
 	offers  chan *parked
 	acks    chan message // from the peer, in order
 	died    chan struct{}
@@ -183,6 +184,7 @@ func (m *mover) gather() {
 func (m *mover) dispatch() {
 	for len(m.queue) > 0 && len(m.flights) < maxFlights {
 		load := m.queue[:min(len(m.queue), m.size)]
+		m.inspect(load)
 		err := m.send(m.batches+1, load)
 		var oversize *oversizeError
 		switch {
@@ -239,9 +241,24 @@ func (m *mover) answered(a message) {
 	}
 }
 
+// inspect notes what the kernel says of connections before they go.
+func (m *mover) inspect(load []*parked) {
+	for _, p := range load {
+		if !m.verify || p.cargo.View != nil {
+			continue
+		}
+		if err := p.inspect(); err != nil {
+			m.report("look at a connection before its move", err)
+		}
+	}
+}
+
 // resume lets the readers of parked connections go on.
 func (m *mover) resume(load []*parked, v verdict) {
 	for _, p := range load {
+		if err := p.restore(); err != nil {
+			m.report("restore a connection that did not move", err)
+		}
 		p.conn.unpark()
 		p.verdict <- v
 	}

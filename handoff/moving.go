@@ -10,7 +10,9 @@ func (m *machine) moverTo(l *link, takes []take) *mover {
 	if len(takes) == 0 {
 		return nil
 	}
-	return newMover(m.h.tracker, m.h.events.logger, takes, l.sendBatch)
+	mover := newMover(m.h.tracker, m.h.events.logger, takes, l.sendBatch)
+	mover.verify = m.h.opt.VerifyMoves
+	return mover
 }
 
 // acknowledged passes an answer to a batch on to the mover that sent it.

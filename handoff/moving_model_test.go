@@ -133,12 +133,13 @@ func pass(t *testing.T, from, to *node, adjust func(*link, message)) *passage {
 	a, b := pair(t)
 	p := &passage{from: a, to: b, crash: make(chan struct{})}
 	p.m = newMover(from.h.tracker, from.h.events.logger, to.h.takes(), p.from.sendBatch)
+	p.m.verify = true
 	p.to.taker = func(l *link, msg message) {
 		p.batch.Add(1)
 		select {
 		case <-p.crash:
 			msg.closeFiles()
-			l.close()
+			l.conn.Close() // as the kernel does
 			return
 		default:
 		}
@@ -234,6 +235,11 @@ func moveAtRandom(t *testing.T, seed uint64, moves int) {
 	}
 	close(stop)
 	clients.Wait()
+	for _, n := range nodes {
+		if m := n.h.movesIn(); m != nil && (m.Differing > 0 || m.Unverified > 0 || m.Verified < m.Taken) {
+			t.Errorf("%s: %+v", n.name, *m)
+		}
+	}
 	if moves > 20 && moved < 3*moves {
 		t.Errorf("%d connections moved in %d moves: nothing was tested", moved, moves)
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+
+	"github.com/zdt-dev/zdt/handoff/control"
 )
 
 // receive takes a batch of connections from the other generation. It runs in
@@ -17,15 +19,7 @@ import (
 func (h *Handoff) receive(l *link, msg message) {
 	defer msg.closeFiles()
 	taken, answer := h.build(msg)
-	err := acknowledge(l, answer)
-	switch {
-	case errors.Is(err, net.ErrClosed):
-		// This generation has ended the link: it ends, and the sender has heard nothing.
-		for _, a := range taken {
-			a.conn.Close()
-		}
-		return
-	case err != nil:
+	if err := acknowledge(l, answer); err != nil {
 		// The sender is gone, and its copies with it: these are ours now.
 		h.events.logger.Warn("acknowledge connections", "error", err)
 	}
@@ -35,10 +29,12 @@ func (h *Handoff) receive(l *link, msg message) {
 }
 
 // acknowledge waits as long as the sender lives and does not read: to give up
-// would leave both sides with a claim.
+// would leave both sides with a claim. A generation that ends gives up: what it
+// serves ends with it.
 func acknowledge(l *link, answer message) error {
 	for {
-		if err := l.send(answer); !errors.Is(err, os.ErrDeadlineExceeded) {
+		err := l.send(answer)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || l.closing.Load() {
 			return err
 		}
 	}
@@ -94,9 +90,14 @@ func (h *Handoff) build(msg message) (taken []arrival, answer message) {
 			refuse(i, err.Error())
 			continue
 		}
+		h.verify(c, load)
 		taken = append(taken, arrival{load, h.arrive(c, load)})
 	}
 	answer.Count = len(taken)
+	h.countMoves(func(m *control.Moves) {
+		m.Taken += len(taken)
+		m.Refused += len(answer.Refused)
+	})
 	return taken, answer
 }
 

@@ -57,7 +57,7 @@ func diary(format string, args ...any) {
 func (c serviceConfig) options() Options {
 	o := Options{
 		ControlSocket: c.ControlSocket, ReadyTimeout: c.ReadyTimeout, HoldTimeout: c.HoldTimeout, DrainTimeout: c.DrainTimeout,
-		StreamTimeout: c.StreamTimeout, IdleGrace: c.IdleGrace, StopGrace: c.StopGrace,
+		VerifyMoves: true, StreamTimeout: c.StreamTimeout, IdleGrace: c.IdleGrace, StopGrace: c.StopGrace,
 	}
 	if c.HealthFile != "" {
 		o.Health = func(context.Context) error {

@@ -33,3 +33,5 @@ func (*builder) close() {}
 func (*builder) build(int) (net.Conn, error) { return nil, errors.ErrUnsupported }
 
 func readable(net.Conn) error { return errors.ErrUnsupported }
+
+func borrowFD(net.Conn) (int, error) { return -1, errors.ErrUnsupported }

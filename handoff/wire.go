@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -129,7 +130,9 @@ type link struct {
 	once    sync.Once
 	// taker gets messages of type move, in the reading goroutine; it owns their
 	// descriptors. nil: they are dropped.
-	taker func(*link, message)
+	taker   func(*link, message)
+	taking  sync.Mutex // held while taker runs
+	closing atomic.Bool
 
 	packet, control []byte // owned by the reading goroutine
 }
@@ -149,7 +152,17 @@ func newLink(fd int) (*link, error) {
 	return &link{conn: u}, nil
 }
 
-func (l *link) close() { l.once.Do(func() { l.conn.Close() }) }
+// close ends the wire. A batch of connections that is being received is finished
+// first, its acknowledgement included: the sender may believe that what is not
+// acknowledged by the end of the wire is its own.
+func (l *link) close() {
+	l.once.Do(func() {
+		l.closing.Store(true)
+		l.taking.Lock()
+		defer l.taking.Unlock()
+		l.conn.Close()
+	})
+}
 
 // writeTimeout bounds a send: a peer that does not read (stopped, or wedged)
 // must not hold the sender up.
@@ -214,6 +227,17 @@ func decodeMessage(packet []byte, flags int) (message, error) {
 // stream would make of a misunderstanding the death of a generation.
 var errPacket = errors.New("packet")
 
+// take hands a batch to the taker, unless the wire is at its end.
+func (l *link) take(m message) {
+	l.taking.Lock()
+	defer l.taking.Unlock()
+	if l.closing.Load() {
+		m.closeFiles()
+		return
+	}
+	l.taker(l, m)
+}
+
 // pump delivers what arrives until the peer is gone and then closes out.
 func (l *link) pump(out chan<- message, stop <-chan struct{}) {
 	defer close(out)
@@ -239,7 +263,7 @@ func (l *link) pump(out chan<- message, stop <-chan struct{}) {
 				m.closeFiles()
 				continue
 			}
-			l.taker(l, m)
+			l.take(m)
 			continue
 		}
 		select {

@@ -59,6 +59,8 @@ type Status struct {
 	// died while it drained. systemd may still believe the dead process to be the
 	// main one; MainPID tells, and "reclaim" mends it once systemd would listen.
 	TookOver bool `json:"took_over,omitempty"`
+	// Moves are the connections that came to this generation from another one.
+	Moves *Moves `json:"moves,omitempty"`
 	// EventsLost counts journal events that could not be written.
 	EventsLost uint64 `json:"events_lost,omitempty"`
 }
@@ -94,6 +96,18 @@ type Counts struct {
 
 // Open returns the number of connections that are open now.
 func (c Counts) Open() int { return c.Idle + c.Active + c.Streams }
+
+// Moves counts connections that another generation offered to this one.
+type Moves struct {
+	Taken   int `json:"taken"`             // those this generation went on with
+	Refused int `json:"refused,omitempty"` // those the other generation had to keep
+	// With Options.VerifyMoves: connections that came as they were sent, those
+	// of which the kernel says otherwise, and those that could not be looked at.
+	Verified       int    `json:"verified,omitempty"`
+	Differing      int    `json:"differing,omitempty"`
+	Unverified     int    `json:"unverified,omitempty"`
+	LastDifference string `json:"last_difference,omitempty"` // a sentence
+}
 
 // Handoff is a handoff in progress.
 type Handoff struct {

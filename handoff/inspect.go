@@ -1,0 +1,92 @@
+package handoff
+
+import (
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+)
+
+// This file applies the views of verify.go to moves (Options.VerifyMoves).
+
+// inspect adds what the kernel says of a parked connection to its record.
+func (p *parked) inspect() error {
+	fd, err := borrowFD(p.conn.net)
+	if err != nil {
+		return err
+	}
+	v, err := viewOf(fd, true)
+	if err != nil {
+		return err
+	}
+	p.cargo.View = &v
+	return nil
+}
+
+// restore undoes what a receiver that was killed while it looked may have left.
+func (p *parked) restore() error {
+	if p.cargo.View == nil {
+		return nil
+	}
+	fd, err := borrowFD(p.conn.net)
+	if err != nil {
+		return err
+	}
+	return p.cargo.View.restore(fd)
+}
+
+// verify compares a connection that has arrived with what was sent. It runs
+// before the acknowledgement, so that nobody else touches the connection.
+func (h *Handoff) verify(c net.Conn, load cargo) {
+	before := load.View
+	if before == nil || before.Socket == "" {
+		return
+	}
+	fd, err := borrowFD(c)
+	if err != nil {
+		h.countMoves(func(m *control.Moves) { m.Unverified++ })
+		return
+	}
+	// What the sender could not read, this process must not: a sender without
+	// the capability could not undo what is left by a receiver that dies.
+	after, err := viewOf(fd, before.Repair)
+	if err != nil {
+		h.events.logger.Warn("look at a connection after its move", "error", err)
+		h.countMoves(func(m *control.Moves) { m.Unverified++ })
+	} else {
+		h.compare(*before, after)
+	}
+	if err := before.restore(fd); err != nil {
+		h.events.logger.Error("restore a connection after the look at it", "error", err)
+	}
+}
+
+func (h *Handoff) compare(before, after kernelView) {
+	differences := before.compare(after)
+	if len(differences) == 0 {
+		h.countMoves(func(m *control.Moves) { m.Verified++ })
+		return
+	}
+	text := fmt.Sprintf("%s: %s", before.Remote, strings.Join(differences, "; "))
+	h.events.logger.Error("a connection has changed while it moved", "difference", text)
+	h.countMoves(func(m *control.Moves) { m.Differing++; m.LastDifference = text })
+}
+
+// countMoves changes the account of connections that came here.
+func (h *Handoff) countMoves(f func(*control.Moves)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f(&h.moves)
+}
+
+// movesIn is that account; nil as long as none came.
+func (h *Handoff) movesIn() *control.Moves {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.moves == (control.Moves{}) {
+		return nil
+	}
+	m := h.moves
+	return &m
+}

@@ -97,8 +97,8 @@ func (c *client) attend(encode func(message) []byte, receive func([]byte) error)
 }
 
 // wake ends the client's Read. The deadline is soon and not in the past: with
-// one in the past, a Read that begins only then would neither look at the
-// socket nor let the connection move, and in a busy room it never would.
+// one in the past, a Read that begins only then would neither look at the socket
+// nor let the connection move, and in a busy room that can be most of them.
 func (c *client) wake() { c.conn.SetReadDeadline(time.Now().Add(100 * time.Microsecond)) }
 
 func (c *client) write(b []byte) error {

@@ -162,19 +162,11 @@ func (m *member) send(b []byte) {
 // say says text and waits until it is heard.
 func (m *member) say(text string) {
 	m.t.Helper()
-	if err := m.trySay(text); err != nil {
-		m.t.Fatal(err)
-	}
-}
-
-func (m *member) trySay(text string) error {
 	m.mu.Lock()
 	before := len(m.heard)
 	m.mu.Unlock()
-	if _, err := m.conn.Write(masked(0x80|byte(opText), []byte(text))); err != nil {
-		return err
-	}
-	return m.wait(fmt.Sprintf("%.80q is heard", text), func() bool { return m.has(before, text) })
+	m.send(masked(0x80|byte(opText), []byte(text)))
+	m.until(fmt.Sprintf("%.80q is heard", text), func() bool { return m.has(before, text) })
 }
 
 // has reports whether text was heard, as message from of this member or later. The caller holds mu.
@@ -217,18 +209,32 @@ func (m *member) wait(what string, cond func() bool) error {
 	}
 }
 
-// talk says one thing after the other until stop is closed, and returns how many.
-func (m *member) talk(name string, stop <-chan struct{}) (said int, err error) {
-	for {
+// talk says one thing after the other until stop is closed, with up to ahead of them not heard yet. It returns when all
+// are heard, and how many they are.
+func (m *member) talk(name string, ahead int, stop <-chan struct{}) (said int, err error) {
+	at, heard := 0, 0
+	for stopped := false; ; {
 		select {
 		case <-stop:
-			return said, nil
+			stopped, ahead = true, 0
 		default:
+			text := fmt.Sprintf("%s %d %s", name, said, strings.Repeat("x", said%300))
+			if _, err := m.conn.Write(masked(0x80|byte(opText), []byte(text))); err != nil {
+				return said, fmt.Errorf("%s: %w", name, err)
+			}
+			said++
 		}
-		if err := m.trySay(fmt.Sprintf("%s %d %s", name, said, strings.Repeat("x", said%300))); err != nil {
-			return said, fmt.Errorf("%s: %w", name, err)
+		err := m.wait("what was said is heard", func() bool {
+			for ; at < len(m.heard); at++ {
+				if strings.HasPrefix(m.heard[at].Text, name+" ") {
+					heard++
+				}
+			}
+			return heard >= said-ahead
+		})
+		if err != nil || stopped {
+			return said, err
 		}
-		said++
 	}
 }
 

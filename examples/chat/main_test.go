@@ -32,7 +32,7 @@ func TestUpgrades(t *testing.T) {
 	for i := range talkers {
 		m := joinWebSocket(t, s)
 		members = append(members, m)
-		busy.Go(func() { said[i], errs[i] = m.talk(fmt.Sprint("talker", i), stop) })
+		busy.Go(func() { said[i], errs[i] = m.talk(fmt.Sprint("talker", i), 4*i, stop) })
 	}
 	idle := joinWebSocket(t, s) // hears all, says nothing
 	members = append(members, idle)
@@ -105,8 +105,8 @@ func TestTwoProcesses(t *testing.T) {
 			stop := make(chan struct{})
 			var busy sync.WaitGroup
 			var errs [2]error
-			busy.Go(func() { _, errs[0] = old[0].talk("old", stop) })
-			busy.Go(func() { _, errs[1] = young[0].talk("young", stop) })
+			busy.Go(func() { _, errs[0] = old[0].talk("old", 2, stop) })
+			busy.Go(func() { _, errs[1] = young[0].talk("young", 2, stop) })
 			for _, m := range append(old, young...) {
 				m.await("old 20 " + strings.Repeat("x", 20))
 				m.await("young 20 " + strings.Repeat("x", 20))
@@ -125,6 +125,29 @@ func TestTwoProcesses(t *testing.T) {
 			compare(t, members)
 			s.Await("all four are here", func(st control.Status) bool { return st.Connections.Streams == 4 })
 		})
+	}
+}
+
+// In a room where always something is said, the members move all the same.
+func TestBusyRoom(t *testing.T) {
+	s := staging.Start(t)
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	var errs [4]error
+	for i := range errs {
+		m := joinWebSocket(t, s)
+		m.say("hello")
+		busy.Go(func() { _, errs[i] = m.talk(fmt.Sprint("talker", i), 1000, stop) })
+	}
+	for range 3 {
+		if counts := s.Upgrade(); counts.Moved != len(errs) {
+			t.Errorf("%+v", counts)
+		}
+	}
+	close(stop)
+	busy.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func open(t *testing.T, path string, keep int64) *room {
@@ -62,8 +63,14 @@ func TestOneOrder(t *testing.T) {
 				}
 				heard[i] = append(heard[i], due...)
 				next += int64(len(due))
-				if len(due) == 0 {
-					<-woken
+				if len(due) > 0 {
+					continue
+				}
+				select {
+				case <-woken:
+				case <-time.After(20 * time.Second):
+					t.Errorf("room %d: nothing after message %d", i, next-1)
+					return
 				}
 			}
 		})

@@ -30,7 +30,6 @@ func (o opcode) control() bool { return o&0x8 != 0 }
 
 // Why a WebSocket ends, RFC 6455 §7.4.1.
 const (
-	closeNormal      = 1000
 	closeGoingAway   = 1001
 	closeProtocol    = 1002
 	closeUnsupported = 1003
@@ -167,8 +166,9 @@ func parseClose(payload []byte) (code int, err error) {
 }
 
 // assembly is a message of which only some fragments have come: nil between two
-// messages, empty and not nil after an empty first fragment. It is part of the session: each fragment is processed when it
-// comes, so that a ping between two of them can be answered at once.
+// messages, empty and not nil after an empty first fragment (JSON keeps the two
+// apart). It is part of the session: each fragment is processed when it comes, so that
+// a ping between two of them can be answered at once.
 type assembly []byte
 
 // add takes a frame that is no control frame. message is nil while the message

@@ -103,7 +103,7 @@ func FuzzParseFrame(f *testing.F) {
 	f.Add([]byte{0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58}, 4)
 	f.Add(masked(0x81, bytes.Repeat([]byte("x"), 126)), 3)
 	f.Add([]byte{0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 9)
-	f.Add(masked(0x88, closePayload(closeNormal, "bye")), 1)
+	f.Add(masked(0x88, closePayload(1000, "bye")), 1)
 	f.Fuzz(func(t *testing.T, b []byte, cut int) {
 		const limit = 300
 		before := bytes.Clone(b)
@@ -157,7 +157,7 @@ func TestParseClose(t *testing.T) {
 	}{
 		{nil, closeNoCode},
 		{[]byte{3}, closeProtocol},
-		{closePayload(closeNormal, ""), closeNormal},
+		{closePayload(1000, ""), 1000},
 		{closePayload(4999, "my reasons"), 4999},
 		{closePayload(999, ""), closeProtocol},
 		{closePayload(1005, ""), closeNoCode},

@@ -29,10 +29,10 @@ func (m message) line() string { return fmt.Sprintf("%d %s", m.Seq, m.Text) }
 // the next number. Who only reads needs no lock: a line counts once its newline
 // is there.
 //
-// The file has between one and two times keep bytes: when it would grow
-// beyond, the newest lines move to a new file that takes its name, and readers notice
-// that the inode is another. It is not synced: messages survive a crash of the
-// processes, not one of the machine.
+// The file has two times keep bytes at most: when it would grow beyond, the newest
+// lines, of keep bytes, go to a new file that takes its name, and readers notice
+// that the inode is another. It is not synced: messages survive the processes, not
+// a crash of the machine.
 //
 // A roomLog is not safe for concurrent use.
 type roomLog struct {
@@ -92,7 +92,7 @@ func (l *roomLog) next() ([]message, error) {
 }
 
 // reopen follows the name to another file. It reports false when there is
-// nothing to read: one stat(2) is all that an idle room costs.
+// nothing to read.
 func (l *roomLog) reopen() (changed bool, err error) {
 	named, err := os.Stat(l.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -112,7 +112,7 @@ func (l *roomLog) reopen() (changed bool, err error) {
 		return false, fmt.Errorf("open the room's log: %w", err)
 	}
 	if l.file != nil {
-		l.file.Close() // only read or written completely: nothing is left to fail
+		l.file.Close() // nothing in it is left to be written
 	}
 	l.file, l.read = file, 0
 	return true, nil

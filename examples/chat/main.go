@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	maxMessage = 16 << 10 // bytes; so a client is owed no large buffer
-	maxName    = 32
-	keepLog    = 1 << 20 // bytes; a client may fall behind by as much
+	maxMessage = 16 << 10 // bytes
+	maxName    = 32       // bytes
+	keepLog    = 1 << 20  // bytes of the room; a client may fall behind by as much
 )
 
 func main() {

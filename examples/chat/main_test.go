@@ -203,7 +203,7 @@ func TestClose(t *testing.T) {
 		sent []byte
 		want string
 	}{
-		{"normal", masked(0x88, closePayload(closeNormal, "bye")), string(closePayload(closeNormal, ""))},
+		{"normal", masked(0x88, closePayload(1000, "bye")), string(closePayload(1000, ""))},
 		{"without a code", masked(0x88, nil), ""},
 		{"not masked", []byte{0x81, 0x00}, string(closePayload(closeProtocol, "a client's frame has to be masked"))},
 		{"binary", masked(0x82, nil), string(closePayload(closeUnsupported, "only text here"))},
@@ -269,6 +269,7 @@ func TestRequests(t *testing.T) {
 		{"GET", "/other", http.StatusNotFound, ""},
 		{"GET", "/ws", http.StatusUpgradeRequired, "this is a WebSocket"},
 		{"POST", "/ws", http.StatusMethodNotAllowed, ""},
+		{"HEAD", "/events", http.StatusMethodNotAllowed, ""},
 		{"GET", "/ws?name=" + strings.Repeat("x", maxName+1), http.StatusBadRequest, "32 bytes at most"},
 		{"GET", "/ws?name=%0a", http.StatusBadRequest, "printable"},
 	} {

@@ -20,20 +20,25 @@ type room struct {
 	log   *roomLog
 	texts []string // of the messages first, first+1, …
 	first int64
-	size  int64 // bytes of texts
+	size  int64 // of texts, each with perMessage
 	wakes map[*func()]struct{}
 	ended bool
 }
 
 // How often the log is looked at for messages of the other process. inotify(7)
-// would tell at once, but its instances are few (128 per user is a common
-// limit), network and overlay file systems may not tell at all, and so a poll
-// would have to stand behind it anyway. Our own messages do not wait for it; those of the
-// other process come only during an upgrade; and idle it is 20 stat(2) a second.
+// would tell at once, but its instances are few (128 per user is a common limit)
+// and network and overlay file systems may not tell at all, so a poll would have to
+// stand behind it anyway. A process does not wait for its own messages, those of
+// another come only during an upgrade, and to look at an idle room costs two calls
+// of stat(2).
 const (
 	pollBusy = 2 * time.Millisecond
 	pollIdle = 50 * time.Millisecond
 )
+
+// perMessage is about what a message costs besides its text, in bytes. Without
+// it, empty ones would be free and as many as anybody likes.
+const perMessage = 32
 
 // errBehind: the client has not taken its messages before they were trimmed.
 var errBehind = &closeError{closePolicy, "too far behind the room"}
@@ -109,12 +114,12 @@ func (r *room) heard(fresh []message) {
 			r.texts, r.first, r.size = nil, m.Seq, 0
 		}
 		r.texts = append(r.texts, m.Text)
-		r.size += int64(len(m.Text))
+		r.size += int64(len(m.Text)) + perMessage
 	}
 	if r.size > 2*r.log.keep {
 		drop := 0
 		for ; r.size > r.log.keep; drop++ {
-			r.size -= int64(len(r.texts[drop]))
+			r.size -= int64(len(r.texts[drop])) + perMessage
 		}
 		r.texts, r.first = slices.Clone(r.texts[drop:]), r.first+int64(drop)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -25,15 +26,16 @@ func open(t *testing.T, path string, keep int64) *room {
 // Two processes of an upgrade, here as two rooms of one file: what both say gets one order, which both see, although the
 // file is trimmed all the time.
 func TestOneOrder(t *testing.T) {
-	const speakers, messages = 3, 200
+	const speakers, messages, ahead = 3, 200, 100
 	path := filepath.Join(t.TempDir(), "room.log")
-	// Small enough to be trimmed often, and large enough for a listener never to be behind.
+	// Small enough to be trimmed, and large enough for listeners that are not far behind: the speakers wait for them.
 	rooms := []*room{open(t, path, 16<<10), open(t, path, 16<<10)}
 	ctx, cancel := context.WithCancel(t.Context())
 	var followers, others sync.WaitGroup
 	defer followers.Wait()
 	defer cancel()
 	heard := make([][]string, len(rooms))
+	var progress [2]atomic.Int64
 	for i, r := range rooms {
 		followers.Go(func() { r.follow(ctx) })
 		woken := make(chan struct{}, 1)
@@ -50,6 +52,9 @@ func TestOneOrder(t *testing.T) {
 						t.Error(err)
 						return
 					}
+					for r.now()-min(progress[0].Load(), progress[1].Load()) > ahead && !t.Failed() {
+						time.Sleep(100 * time.Microsecond)
+					}
 				}
 			})
 		}
@@ -63,6 +68,7 @@ func TestOneOrder(t *testing.T) {
 				}
 				heard[i] = append(heard[i], due...)
 				next += int64(len(due))
+				progress[i].Store(next)
 				if len(due) > 0 {
 					continue
 				}
@@ -135,6 +141,9 @@ func TestRoomIsTrimmed(t *testing.T) {
 	r, slow := open(t, path, keep), open(t, path, keep)
 	for i := range 300 {
 		say(t, r, fmt.Sprintf("message %d", i+1))
+		if n := len(r.texts); n > 2*keep/perMessage {
+			t.Fatalf("%d messages are kept", n)
+		}
 		if st, err := os.Stat(path); err != nil || st.Size() > 2*keep {
 			t.Fatalf("%d bytes, %v", st.Size(), err)
 		}
@@ -152,6 +161,16 @@ func TestRoomIsTrimmed(t *testing.T) {
 	for _, r := range []*room{r, slow, open(t, path, keep)} {
 		hear(t, r, 299, "message 299", "message 300")
 	}
+}
+
+// Empty messages take room too.
+func TestEmptyMessages(t *testing.T) {
+	r := open(t, filepath.Join(t.TempDir(), "room.log"), 1000)
+	say(t, r, make([]string, 200)...)
+	if n := len(r.texts); n > 2*1000/perMessage {
+		t.Errorf("%d messages are kept", n)
+	}
+	hear(t, r, 200, "")
 }
 
 // A process that is killed as it writes leaves a part of a line. Nobody reads it, and the next to write removes it.

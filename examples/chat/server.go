@@ -49,7 +49,7 @@ func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, why, status)
 		return
 	}
-	s.hijack(w, seat{Name: name, Next: s.room.now()}, speaksWebSocket, "HTTP/1.1 101 Switching Protocols\r\n"+
+	s.hijack(w, r, seat{Name: name, Next: s.room.now()}, speaksWebSocket, "HTTP/1.1 101 Switching Protocols\r\n"+
 		"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "+accept+"\r\n\r\n", (*client).speak)
 }
 
@@ -67,12 +67,16 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 			next = last + 1
 		}
 	}
-	s.hijack(w, seat{Next: next}, speaksEvents, "HTTP/1.1 200 OK\r\n"+
+	s.hijack(w, r, seat{Next: next}, speaksEvents, "HTTP/1.1 200 OK\r\n"+
 		"Content-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n", (*client).listen)
 }
 
 // hijack takes the connection from net/http, makes it movable and serves it.
-func (s *server) hijack(w http.ResponseWriter, seat seat, speaks, head string, serve func(*client)) {
+func (s *server) hijack(w http.ResponseWriter, r *http.Request, seat seat, speaks, head string, serve func(*client)) {
+	if r.Method != http.MethodGet { // a pattern with GET lets HEAD in as well
+		http.Error(w, "only GET", http.StatusMethodNotAllowed)
+		return
+	}
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		http.Error(w, "only over HTTP/1.1", http.StatusHTTPVersionNotSupported)

@@ -16,13 +16,15 @@ type launchSpec struct {
 	exe, dir  string
 	argv, env []string
 	fds       []int // the sockets; they stay the caller's
-	controlFD int   // the control socket, or -1; stays the caller's
+	extra     []int // the control and the takeover socket, as far as there are any; they stay the caller's
 }
 
 // candidate is a started process, seen from the incumbent. Its two goroutines
-// end with the process: one reads the link, one waits.
+// end with the process: one reads the link, one waits. One that asked over the
+// takeover socket has the first alone; see newcomer.
 type candidate struct {
-	process  *os.Process
+	process  *os.Process // nil: it asked
+	pid      int         // 0 in another pid namespace
 	link     *link
 	messages chan message      // closed when the process closed its end
 	exited   chan control.Exit // one value
@@ -30,6 +32,8 @@ type candidate struct {
 	started  time.Time
 	readyAt  time.Time
 	exe      string
+	// sharesControl: a newcomer that answers on this generation's control socket after the commit.
+	sharesControl bool
 	// spare is set when the service stops with the candidate as its main
 	// process: what it leaves running is systemd's to end.
 	spare atomic.Bool
@@ -43,7 +47,7 @@ func startCandidate(spec launchSpec, taker func(*link, message)) (*candidate, er
 		return nil, err
 	}
 	c := &candidate{
-		process: process, link: link, started: started, exe: spec.exe,
+		process: process, pid: process.Pid, link: link, started: started, exe: spec.exe,
 		messages: make(chan message), exited: make(chan control.Exit, 1), stop: make(chan struct{}),
 	}
 	link.taker = taker
@@ -61,8 +65,15 @@ func startCandidate(spec launchSpec, taker func(*link, message)) (*candidate, er
 	return c, nil
 }
 
-// signal sends through the pidfd; a candidate that is gone is no error.
-func (c *candidate) signal(sig os.Signal) { c.process.Signal(sig) }
+// signal sends through the pidfd; a candidate that is gone is no error. A
+// newcomer is told over the link.
+func (c *candidate) signal(sig os.Signal) {
+	if c.newcomer() {
+		c.dismiss(sig == os.Kill)
+		return
+	}
+	c.process.Signal(sig)
+}
 
 // release closes the incumbent's end and lets the reader go.
 func (c *candidate) release() {

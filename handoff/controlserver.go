@@ -2,12 +2,14 @@ package handoff
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -69,21 +71,35 @@ func openControl(h *Handoff, fd int) (*controlServer, error) {
 	return c, nil
 }
 
-// bindControl binds under a name of its own and renames, so that the path never
-// leads to a socket nobody listens on and never has a wider mode than 0600.
+// bindControl binds the control socket of a service that nobody runs yet.
 func bindControl(path string) (*net.UnixListener, error) {
 	if probe, err := net.Dial("unix", path); err == nil {
 		probe.Close()
 		return nil, errors.New("another process listens on it: is the service running twice?")
 	}
-	tmp := filepath.Join(filepath.Dir(path), ".control."+strconv.Itoa(os.Getpid()))
+	return bindPath("unix", path)
+}
+
+// bindPath listens on a unix socket at path, for this user alone, and replaces
+// one that nobody listens on. It binds under a name of its own and renames, so
+// that the path never leads to a socket nobody listens on and never has a wider
+// mode than 0600. On Linux the mode is there before the file: chmod(2) would
+// follow a link that another user has put in the file's place meanwhile.
+func bindPath(network, path string) (*net.UnixListener, error) {
+	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != os.ModeSocket {
+		return nil, errors.New("there is something that is no socket")
+	}
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+strconv.Itoa(os.Getpid()))
 	os.Remove(tmp)
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	lc := net.ListenConfig{Control: ownerOnly}
+	ln, err := lc.Listen(context.Background(), network, tmp)
 	if err != nil {
 		return nil, err
 	}
 	keepSocketFile(ln)
-	err = os.Chmod(tmp, 0o600)
+	if runtime.GOOS != "linux" {
+		err = os.Chmod(tmp, 0o600)
+	}
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
@@ -92,7 +108,7 @@ func bindControl(path string) (*net.UnixListener, error) {
 		os.Remove(tmp)
 		return nil, err
 	}
-	return ln, nil
+	return ln.(*net.UnixListener), nil
 }
 
 // fd is the successor's copy, -1 when there is no control socket. It stays the

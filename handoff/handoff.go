@@ -32,6 +32,9 @@ type Handoff struct {
 	events      *eventLog
 	predecessor *predecessor // nil for the first generation
 	control     *controlServer
+	takeover    *takeoverServer
+	ownControl  bool  // the control socket is this process's, though it is not the first generation
+	undone      error // why a process that asked for the service was sent away; valid after done
 
 	serving  atomic.Bool // Serve was called
 	draining atomic.Bool // responses say Connection: close, where the connection cannot move
@@ -97,10 +100,13 @@ func Open(o Options) (*Handoff, error) {
 		h.tracker.movesHTTP = true
 	}
 	if err := h.inherit(in); err != nil {
-		h.abandon()
+		h.abandon(err)
 		return nil, err
 	}
 	if h.predecessor == nil {
+		h.takeover.gate.open() // who asks is told that it starts
+	}
+	if h.predecessor == nil || h.ownControl {
 		h.control.gate.open() // a status tells that it starts
 	}
 	m := newMachine(h)
@@ -121,29 +127,39 @@ func (h *Handoff) inherit(in inheritance) error {
 	if h.program, err = thisProgram(h.opt); err != nil {
 		return err
 	}
-	controlFD := -1
-	if in.predecessor >= 0 {
+	g := emptyGift()
+	switch {
+	case in.predecessor >= 0:
 		if h.predecessor, err = meetPredecessor(in.predecessor, h.receive); err != nil {
 			return err
 		}
-		h.generation = h.predecessor.hello.Generation
-		if fd := h.predecessor.hello.ControlFD; fd > 0 {
-			controlFD = fd
+		g.inherited(h.predecessor.hello)
+	case h.opt.Takeover != "" && errSockets == nil:
+		if g, err = h.join(); err != nil {
+			return err
 		}
 	}
+	if p := h.predecessor; p != nil {
+		h.generation = p.hello.Generation
+	}
 	if errSockets != nil {
-		closeFD(controlFD)
+		g.close()
 		return errSockets
 	}
-	h.control, err = openControl(h, controlFD)
-	return err
+	return h.unpack(g)
 }
 
-// abandon releases what a failed Open had taken.
-func (h *Handoff) abandon() {
+// abandon releases what an Open that failed with why had taken.
+func (h *Handoff) abandon(why error) {
 	h.sockets.close()
+	if h.takeover != nil {
+		h.takeover.close(h.predecessor == nil)
+	}
+	if h.control != nil {
+		h.control.close(h.ownControl)
+	}
 	if h.predecessor != nil {
-		h.predecessor.release()
+		h.predecessor.goodbye(why)
 	}
 	h.events.close()
 	h.cancel()

@@ -39,11 +39,7 @@ func (m *machine) refuse() (code, why string) {
 // start begins a handoff: SIGUSR2.
 func (m *machine) start() {
 	if _, why := m.refuse(); why != "" {
-		m.refused++
-		m.refusal = why
-		e := m.event(journal.Abort, journal.Str(journal.FieldReason, string(journal.ReasonRefused)))
-		e.Message = fmt.Sprintf("%s: handoff refused: %s", m.h.opt.Service, why)
-		m.h.events.write(e)
+		m.turnDown(why)
 		return
 	}
 	var arm control.Arm
@@ -60,14 +56,31 @@ func (m *machine) start() {
 		m.couldNotStart(arm, err)
 		return
 	}
+	m.begin(a)
+}
+
+// turnDown records and tells that no handoff was started.
+func (m *machine) turnDown(why string) {
+	m.refused++
+	m.refusal = why
+	e := m.event(journal.Abort, journal.Str(journal.FieldReason, string(journal.ReasonRefused)))
+	e.Message = fmt.Sprintf("%s: handoff refused: %s", m.h.opt.Service, why)
+	m.h.events.write(e)
+}
+
+// begin waits for the candidate's READY.
+func (m *machine) begin(a *attempt) {
 	m.attempt, m.phase = a, control.Forked
-	timeout := arm.ReadyTimeout
+	timeout := a.arm.ReadyTimeout
 	if timeout <= 0 {
 		timeout = m.h.opt.ReadyTimeout
 	}
 	a.setDeadline(timeout)
-	e := m.event(journal.Fork, journal.Str(journal.FieldExe, arm.Exe))
-	e.PeerPID = a.candidate.process.Pid
+	e := m.event(journal.Fork, journal.Str(journal.FieldExe, a.arm.Exe))
+	e.PeerPID = a.candidate.pid
+	if a.candidate.newcomer() {
+		e.Message = fmt.Sprintf("%s: generation %d (pid %d) was asked for its service by %s (%s)", m.h.opt.Service, m.h.generation, e.PID, a.arm.Exe, a.candidate.where())
+	}
 	m.h.events.write(e)
 }
 
@@ -78,20 +91,26 @@ func (m *machine) fork(arm control.Arm) (*attempt, error) {
 		spec := launchSpec{
 			service: h.opt.Service,
 			exe:     arm.Exe, dir: h.program.dir, argv: h.program.argv,
-			env: successorEnviron(h.program.env, names), fds: fds, controlFD: h.control.fd(),
+			env: successorEnviron(h.program.env, names), fds: fds,
 		}
+		hello := message{
+			Type: msgHello, Version: wireVersion, MinVersion: wireMinVersion,
+			Generation: h.generation + 1, TxID: arm.TxID,
+			Capabilities: capabilities(), Takes: h.takes(),
+		}
+		extra := func(fd int) (number int) {
+			if fd < 0 {
+				return 0
+			}
+			spec.extra = append(spec.extra, fd)
+			return listenFDsStart + len(fds) + len(spec.extra)
+		}
+		hello.ControlFD, hello.TakeoverFD = extra(h.control.fd()), extra(h.takeover.fd())
 		var err error
 		if c, err = startCandidate(spec, h.receive); err != nil {
 			return err
 		}
-		hello := message{
-			Type: msgHello, Version: wireVersion, MinVersion: wireMinVersion,
-			PID: c.process.Pid, Generation: h.generation + 1, TxID: arm.TxID,
-			Capabilities: capabilities(), Takes: h.takes(),
-		}
-		if spec.controlFD >= 0 {
-			hello.ControlFD = listenFDsStart + len(fds) + 1
-		}
+		hello.PID = c.pid
 		if err := c.link.send(hello); !brokenPipe(err) {
 			return err
 		}
@@ -152,6 +171,13 @@ func (m *machine) fromCandidate(msg message, ok bool) {
 		if _, err := chooseVersion(msg.Version, msg.MinVersion); err != nil {
 			m.undo(journal.ReasonProtocol, err.Error())
 		}
+		a.candidate.sharesControl = msg.SharesControl
+	case msg.Type == msgStop && m.phase == control.Forked && a.candidate.newcomer():
+		detail := "the process that asked was told to stop"
+		if msg.Reason != "" {
+			detail = "the process that asked could not take over: " + msg.Reason
+		}
+		m.undo(journal.ReasonExited, detail)
 	case msg.Type == msgReady && m.phase == control.Forked:
 		m.held()
 	case msg.Type == msgStop && m.phase == control.Held:
@@ -178,11 +204,14 @@ func (m *machine) held() {
 		names = append(names, s.Name)
 	}
 	e := m.event(journal.Listen,
-		journal.Int(journal.FieldListenPID, int64(a.candidate.process.Pid)),
+		journal.Int(journal.FieldListenPID, int64(a.candidate.pid)),
 		journal.Int(journal.FieldListenFDs, int64(len(names))),
 		journal.Str(journal.FieldListenFDNames, strings.Join(names, ":")),
 		journal.Usec(journal.FieldElapsed, a.candidate.readyAt.Sub(a.candidate.started)))
-	e.Generation, e.PID, e.PeerPID = uint64(m.h.generation+1), a.candidate.process.Pid, os.Getpid()
+	e.Generation, e.PID, e.PeerPID = uint64(m.h.generation+1), a.candidate.pid, os.Getpid()
+	if a.candidate.newcomer() {
+		e.Message = fmt.Sprintf("%s: candidate %s (%s) is ready with %d listeners", m.h.opt.Service, a.arm.Exe, a.candidate.where(), len(names))
+	}
 	m.h.events.write(e)
 	hold := m.h.opt.HoldTimeout
 	if a.arm.HoldFor > 0 {
@@ -230,17 +259,10 @@ func (m *machine) commit() error {
 	if a.gone {
 		return errors.New("the candidate has closed its handoff")
 	}
-	pid := a.candidate.process.Pid
-	if err := h.notifier.mainPID(pid, servingText(h.generation+1, &control.Peer{Generation: h.generation})); err != nil {
+	detail, err := m.announce(a.candidate)
+	if err != nil {
 		m.undo(journal.ReasonSystemd, err.Error())
 		return err
-	}
-	// Without the barrier's answer the message is still in systemd's queue,
-	// which it reads before it looks at processes that ended: there is no way
-	// back from here, and none is needed.
-	detail := ""
-	if err := h.notifier.barrier(); err != nil {
-		detail = err.Error()
 	}
 	// A failure to send means that the candidate is gone: its exit follows and
 	// is handled as a death in the drain.
@@ -248,12 +270,10 @@ func (m *machine) commit() error {
 	a.committed = true
 	a.clearDeadline()
 	m.last = &control.Outcome{
-		TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: pid, Committed: true, Detail: detail,
+		TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: a.candidate.pid, Committed: true, Detail: detail,
 		ReadyAfter: a.candidate.readyAt.Sub(a.candidate.started), EndedAt: time.Now(),
 	}
-	// Programs that this one still starts must not talk to systemd for it.
-	os.Unsetenv("NOTIFY_SOCKET")
-	h.control.gate.pause()
+	m.yield(a.candidate)
 	m.phase = control.Draining
 	m.beginDrain(h.opt.IdleGrace, m.moverTo(a.candidate.link, a.takes))
 	return nil
@@ -279,13 +299,17 @@ func (m *machine) undo(reason journal.Reason, detail string) {
 	}
 	m.phase = control.Aborting
 	m.failed(reason, detail, nil)
+	if held || a.candidate.newcomer() {
+		a.candidate.link.send(message{Type: msgAbort, Reason: string(reason)})
+	}
 	if held {
 		// The candidate has accepted connections: it drains them like any other.
-		a.candidate.link.send(message{Type: msgAbort, Reason: string(reason)})
 		a.setDeadline(max(m.h.opt.DrainTimeout, m.h.opt.StreamTimeout) + m.h.opt.ReleaseTimeout)
 		return
 	}
-	a.candidate.signal(sigStop)
+	if !a.candidate.newcomer() {
+		a.candidate.signal(sigStop)
+	}
 	a.setDeadline(killGrace)
 }
 
@@ -294,7 +318,7 @@ func (m *machine) undo(reason journal.Reason, detail string) {
 func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exit, more ...journal.Field) {
 	a := m.attempt
 	m.last = &control.Outcome{
-		TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: a.candidate.process.Pid,
+		TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: a.candidate.pid,
 		Reason: string(reason), Detail: detail, Exit: exit, EndedAt: time.Now(),
 	}
 	if !a.candidate.readyAt.IsZero() {
@@ -302,8 +326,8 @@ func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exi
 	}
 	fields := append([]journal.Field{journal.Str(journal.FieldReason, string(reason)), journal.Str(journal.FieldExe, a.arm.Exe)}, exitFields(exit)...)
 	e := m.event(journal.Abort, append(fields, more...)...)
-	e.PeerPID = a.candidate.process.Pid
-	e.Message = fmt.Sprintf("%s: handoff to pid %d undone (%s): %s", m.h.opt.Service, e.PeerPID, reason, detail)
+	e.PeerPID = a.candidate.pid
+	e.Message = fmt.Sprintf("%s: handoff to %s undone (%s): %s", m.h.opt.Service, a.candidate.where(), reason, detail)
 	m.h.events.write(e)
 }
 
@@ -339,18 +363,18 @@ func (m *machine) candidateExited(exit control.Exit) {
 	switch m.phase {
 	case control.Forked, control.Held:
 		reason := journal.ReasonCrashed
-		detail := fmt.Sprintf("the candidate ended (%s, %s) before it was committed", exit.Code, exit.Status)
+		detail := fmt.Sprintf("the candidate %s before it was committed", a.candidate.ended(exit))
 		switch {
 		case misfit != nil:
 			reason, detail = journal.ReasonProtocol, misfit.Error()
 		case exit.Code == "exited" && exit.Status == "0":
 			reason = journal.ReasonExited
 		}
-		m.failed(reason, detail, &exit)
+		m.failed(reason, detail, a.candidate.exit(exit))
 		m.phase = control.Idle
 	case control.Aborting:
 		last := *m.last // the old value may be on its way to a client
-		last.Exit = &exit
+		last.Exit = a.candidate.exit(exit)
 		m.last = &last
 		m.phase = control.Idle
 	case control.Draining:

@@ -23,7 +23,7 @@ func cannotExecute(err error) bool {
 }
 
 // launch executes the candidate with the standard descriptors, the sockets at
-// listenFDsStart and up, its end of the pair and the control socket after them.
+// listenFDsStart and up, its end of the pair and what else it needs after them.
 //
 // syscall.ForkExec and not os/exec: the latter calls Fd on every file it passes
 // and so makes sockets blocking that the incumbent still accepts on.
@@ -40,8 +40,8 @@ func launch(spec launchSpec) (*os.Process, *link, error) {
 		files = append(files, uintptr(fd))
 	}
 	files = append(files, uintptr(pair[1]))
-	if spec.controlFD >= 0 {
-		files = append(files, uintptr(spec.controlFD))
+	for _, fd := range spec.extra {
+		files = append(files, uintptr(fd))
 	}
 	pid, err := syscall.ForkExec(spec.exe, spec.argv, &syscall.ProcAttr{
 		Dir: spec.dir, Env: spec.env, Files: files,

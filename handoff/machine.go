@@ -247,7 +247,7 @@ func (m *machine) beginDrain(grace time.Duration, mover *mover) {
 	c := m.drain.counts.Load()
 	e := m.event(journal.Drain, drainFields(*c)...)
 	if m.attempt != nil {
-		e.PeerPID = m.attempt.candidate.process.Pid
+		e.PeerPID = m.attempt.candidate.pid
 	}
 	m.h.events.write(e)
 }
@@ -320,7 +320,7 @@ func (m *machine) end() {
 		journal.Str(journal.FieldExitCode, "exited"), journal.Str(journal.FieldExitStatus, "0"))...)
 	e.Message = fmt.Sprintf("%s: generation %d (pid %d) ended after %s: %s", h.opt.Service, h.generation, e.PID, inWords(elapsed), c.Summary())
 	if a := m.attempt; a != nil {
-		e.PeerPID = a.candidate.process.Pid
+		e.PeerPID = a.candidate.pid
 		if a.committed && !a.gone {
 			a.candidate.link.send(message{Type: msgBye, Connections: &c})
 		}
@@ -328,7 +328,9 @@ func (m *machine) end() {
 	h.events.write(e)
 	m.publish()
 	h.gate.close()
-	h.control.close(m.service && (m.attempt == nil || !m.attempt.committed))
+	takeover, control := m.leaves()
+	h.takeover.close(takeover)
+	h.control.close(control)
 	if m.attempt != nil {
 		m.attempt.candidate.release()
 	}

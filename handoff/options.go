@@ -37,6 +37,16 @@ type Options struct {
 	// socket and "zdt upgrade" cannot work, a bare SIGUSR2 can. "-" turns it off.
 	ControlSocket string
 
+	// Takeover is the path of a unix socket in a directory that old and new
+	// process share. A process that was not started by its predecessor, as in
+	// another container, finds the service there and takes its sockets and
+	// connections over, as if the service had started it: its mount, pid and
+	// network namespaces may be others. When nobody listens there the process is the
+	// first generation, and listens. Both have to run as the same user, or the
+	// one that asks as root. ZDT_TAKEOVER in the environment overrides it; "-"
+	// turns it off, and so does nothing at all. docs/containers.md tells more. Linux only.
+	Takeover string
+
 	// Exe is the file a bare SIGUSR2 executes. Default: the path this process
 	// was started by (argv[0] made absolute), looked up anew each time, so
 	// that a symlink in it leads to the release of that moment.
@@ -143,6 +153,15 @@ func (o Options) withDefaults(getenv func(string) string) (Options, error) {
 	}
 	if o.Service == "" {
 		o.Service = filepath.Base(os.Args[0])
+	}
+	if text := getenv("ZDT_TAKEOVER"); text != "" {
+		o.Takeover = text
+	}
+	switch {
+	case o.Takeover == "-":
+		o.Takeover = ""
+	case o.Takeover != "" && !filepath.IsAbs(o.Takeover):
+		return o, fmt.Errorf("takeover socket %q: want an absolute path", o.Takeover)
 	}
 	switch {
 	case o.ControlSocket == "-":

@@ -7,13 +7,14 @@ import (
 	"time"
 )
 
-// predecessor is the generation that started this process, seen from the
-// candidate.
+// predecessor is the generation that started this process, or that this
+// process has asked for its service, seen from the candidate.
 type predecessor struct {
 	link     *link
 	messages chan message // closed when the predecessor is gone
 	stop     chan struct{}
-	pid      int
+	asked    bool // it did not start this process: see Options.Takeover
+	pid      int  // 0 in another pid namespace
 	hello    message
 	takes    []take // what it would take back
 }

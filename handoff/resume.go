@@ -15,7 +15,8 @@ func (m *machine) takeOver(exit control.Exit) {
 	h := m.h
 	m.peerDied()
 	_, _, lost := h.tracker.snapshot()
-	m.failed(journal.ReasonCrashed, successorDied(exit, lost), &exit, journal.Int(journal.FieldConnsLost, int64(lost)))
+	c := m.attempt.candidate
+	m.failed(journal.ReasonCrashed, successorDied(c.ended(exit), lost), c.exit(exit), journal.Int(journal.FieldConnsLost, int64(lost)))
 	m.last.Lost = lost
 	if m.stopped {
 		return // nothing to serve for: the drain goes on to its end
@@ -31,13 +32,16 @@ func (m *machine) takeOver(exit control.Exit) {
 	h.gate.open()
 	h.resumeTasks()
 	h.control.own()
-	m.reclaim()
+	h.takeover.own()
+	if !c.newcomer() { // systemd was never told of that one
+		m.reclaim()
+	}
 }
 
 // successorDied is the account of a death in the drain. Connections that had
 // moved are told: their clients were promised not to notice anything.
-func successorDied(exit control.Exit, lost int) string {
-	text := fmt.Sprintf("the new main process ended (%s, %s) while its predecessor still drained, which serves again", exit.Code, exit.Status)
+func successorDied(how string, lost int) string {
+	text := fmt.Sprintf("the new main process %s while its predecessor still drained, which serves again", how)
 	switch lost {
 	case 0:
 		return text

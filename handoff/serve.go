@@ -12,7 +12,8 @@ import (
 // Serve serves HTTP on ln until this generation is done: until a successor was
 // committed, or the service was told to stop, and every request has been
 // answered. It says READY (see Options.ManualReady) and returns nil when the
-// drain ended; what had to be cut is in the exit event.
+// drain ended; what had to be cut is in the exit event. A process that asked for the
+// service and was sent away gets ErrUndone.
 //
 // ln comes from Listen, possibly wrapped (tls.NewListener). Serve takes srv
 // over: it chains itself before srv.Handler and srv.ConnState, which still run.
@@ -42,7 +43,7 @@ func (h *Handoff) Serve(srv *http.Server, ln net.Listener) error {
 		<-h.Done()
 		leave()
 		srv.Close()
-		return nil
+		return h.undone
 	default:
 	}
 	leave()

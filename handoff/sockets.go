@@ -49,20 +49,25 @@ func (r *sockets) inherit(names []string, origin string) error {
 	defer r.mu.Unlock()
 	var errs []error
 	for i, name := range names {
-		fd := listenFDsStart + i
-		claimFD(fd)
-		network, address, err := socketInfo(fd)
-		if err == nil {
-			err = setNonblock(fd)
-		}
-		if err != nil {
-			closeFD(fd)
-			errs = append(errs, fmt.Errorf("inherited socket %q: %w", name, err))
-			continue
-		}
-		r.all = append(r.all, &socket{name: name, network: network, address: address, origin: origin, fd: fd})
+		errs = append(errs, r.take(name, listenFDsStart+i, origin))
 	}
 	return errors.Join(errs...)
+}
+
+// take registers a socket that came from elsewhere. It owns fd, also when it
+// fails. The caller holds mu.
+func (r *sockets) take(name string, fd int, origin string) error {
+	claimFD(fd)
+	network, address, err := socketInfo(fd)
+	if err == nil {
+		err = setNonblock(fd)
+	}
+	if err != nil {
+		closeFD(fd)
+		return fmt.Errorf("inherited socket %q: %w", name, err)
+	}
+	r.all = append(r.all, &socket{name: name, network: network, address: address, origin: origin, fd: fd})
+	return nil
 }
 
 // claim finds the inherited socket for name, or nil when nothing was inherited

@@ -34,7 +34,7 @@ func (m *machine) status() control.Status {
 	}
 	if a := m.attempt; a != nil {
 		s.Handoff = &control.Handoff{
-			TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: a.candidate.process.Pid, Hold: a.arm.Hold,
+			TxID: a.arm.TxID, Exe: a.arm.Exe, Candidate: a.candidate.pid, Hold: a.arm.Hold,
 			StartedAt: a.candidate.started, ReadyAt: a.candidate.readyAt, Deadline: a.until,
 		}
 		if m.phase == control.Draining {

@@ -20,6 +20,12 @@ func (m *machine) fromPredecessor(msg message, ok bool) {
 	case msgCommit:
 		m.committed()
 	case msgAbort:
+		if m.predecessor.asked {
+			m.h.undone = fmt.Errorf("%w (%s); the process at %s serves on", ErrUndone, msg.Reason, m.h.opt.Takeover)
+		}
+		if m.phase == control.Stopping && msg.Reason == string(journal.ReasonStopping) {
+			m.drain.hurry(m.h.opt.StopGrace)
+		}
 		if m.phase == control.Candidate || m.phase == control.Starting {
 			grace := m.h.opt.IdleGrace // the clients' service goes on
 			if msg.Reason == string(journal.ReasonStopping) {
@@ -49,9 +55,22 @@ func (m *machine) committed() {
 	if m.phase != control.Candidate {
 		return
 	}
-	m.phase, m.service = control.Idle, true
+	m.phase = control.Idle
+	m.serve()
+}
+
+// serve makes this generation the service.
+func (m *machine) serve() {
+	m.service = true
 	m.listenAdded()
 	m.h.control.own()
+	m.h.takeover.own()
+	if m.h.predecessor.asked && m.phase == control.Idle {
+		// The predecessor has a supervisor of its own. This one has waited until now.
+		if err := m.h.notifier.ready(m.statusText()); err != nil {
+			m.h.events.logger.Error("say READY", "error", err)
+		}
+	}
 }
 
 // predecessorGone: its process has ended.
@@ -67,8 +86,8 @@ func (m *machine) predecessorGone() {
 		e := m.event(journal.Exit, append(endFields(c),
 			journal.Str(journal.FieldExitCode, "unknown"), journal.Str(journal.FieldExitStatus, "unknown"))...)
 		e.Generation, e.PID, e.PeerPID = uint64(m.h.generation-1), p.pid, os.Getpid()
-		e.Message = fmt.Sprintf("%s: generation %d (pid %d) ended without a word; the connections that it still had are lost (last known: %s)",
-			m.h.opt.Service, m.h.generation-1, p.pid, c.Summary())
+		e.Message = fmt.Sprintf("%s: generation %d (%s) ended without a word; the connections that it still had are lost (last known: %s)",
+			m.h.opt.Service, m.h.generation-1, whereIs(p.pid), c.Summary())
 		m.h.events.write(e)
 	}
 	m.peer = nil
@@ -81,10 +100,19 @@ func (m *machine) predecessorGone() {
 		// right in both cases.
 		m.committed()
 	case control.Starting:
-		m.stop()
-		return
+		if !p.asked {
+			m.stop()
+			return
+		}
+		// Nobody else has the sockets, and nobody ends this process with its
+		// predecessor: it starts up as the service that it was to become.
+		m.serve()
 	}
-	if m.phase == control.Idle {
+	switch {
+	case m.phase != control.Idle:
+	case p.asked:
+		m.h.notifier.hint(m.statusText())
+	default:
 		m.h.notifier.sole(m.statusText())
 	}
 	m.checkFinished()

@@ -14,9 +14,12 @@ import (
 )
 
 // The wire between an incumbent and its candidate: a private SOCK_SEQPACKET
-// pair made by the incumbent, one JSON document a packet. docs/protocol.md
-// describes it.
+// pair made by the incumbent, or a connection to its takeover socket; one JSON
+// document a packet. docs/protocol.md describes it.
 //
+//	candidate → incumbent   takeover  I was not started by you and want your service
+//	incumbent → candidate   refused   not now, or not to you
+//	incumbent → candidate   sockets   some of my sockets, with their descriptors; hello follows
 //	incumbent → candidate   hello     who you are: pid, generation; my versions
 //	candidate → incumbent   hello     the version I chose
 //	candidate → incumbent   ready     I accept from now on
@@ -60,6 +63,9 @@ const (
 	msgTakes    messageType = "takes"
 	msgMove     messageType = "move"
 	msgMoved    messageType = "moved"
+	msgTakeover messageType = "takeover"
+	msgRefused  messageType = "refused"
+	msgSockets  messageType = "sockets"
 )
 
 // message is every packet. Unknown types and fields are ignored, so that a
@@ -67,13 +73,16 @@ const (
 type message struct {
 	Type messageType `json:"type"`
 
-	// hello
+	// hello, takeover, refused
 	Version    int    `json:"version,omitempty"`     // the sender's newest
 	MinVersion int    `json:"min_version,omitempty"` // and oldest version
 	PID        int    `json:"pid,omitempty"`         // the receiver's, as the incumbent's fork returned it
 	Generation int    `json:"generation,omitempty"`  // the receiver's
 	TxID       string `json:"txid,omitempty"`
-	ControlFD  int    `json:"control_fd,omitempty"` // the control socket's descriptor in the receiver
+	ControlFD  int    `json:"control_fd,omitempty"`  // the control socket's descriptor in the receiver
+	TakeoverFD int    `json:"takeover_fd,omitempty"` // the takeover socket's
+	// SharesControl: the sender, a newcomer, answers on the receiver's control socket after the commit.
+	SharesControl bool `json:"shares_control,omitempty"`
 	// Capabilities are what the sender can do beyond its version's minimum; absent in version 1.
 	Capabilities []string `json:"capabilities,omitempty"`
 
@@ -85,7 +94,17 @@ type message struct {
 	Count   int       `json:"count,omitempty"` // connections in the batch; connections taken
 	Refused []refusal `json:"refused,omitempty"`
 
-	// abort
+	// takeover
+	Exe string `json:"exe,omitempty"` // what the sender runs, as its own mount namespace calls it
+
+	// sockets
+	Total   int      `json:"total,omitempty"` // in all packets
+	Sockets []handed `json:"sockets,omitempty"`
+
+	// refused
+	Code string `json:"code,omitempty"` // one of package control's, or codeVersion
+
+	// abort, stop, refused
 	Reason string `json:"reason,omitempty"`
 
 	// progress, bye
@@ -201,7 +220,7 @@ func (l *link) receive() (message, error) {
 	}
 	m, err := decodeMessage(l.packet[:n], flags)
 	m.files = files
-	if err != nil || m.Type != msgMove {
+	if err != nil || m.Type != msgMove && m.Type != msgSockets {
 		m.closeFiles()
 	}
 	return m, err
@@ -266,6 +285,7 @@ func (l *link) pump(out chan<- message, stop <-chan struct{}) {
 			l.take(m)
 			continue
 		}
+		m.closeFiles() // sockets come before anybody pumps
 		select {
 		case out <- m:
 		case <-stop:

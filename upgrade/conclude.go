@@ -57,4 +57,7 @@ func (r *run) closeEvidence() {
 	if r.story != nil {
 		r.report.Story, r.report.Journal = r.story.finish(context.WithoutCancel(r.ctx), r.report.Outcome == Upgraded)
 	}
+	if r.ev != nil {
+		r.settleCounts()
+	}
 }

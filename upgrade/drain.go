@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/journal"
@@ -57,23 +56,9 @@ func (r *run) drain() (string, error) {
 	case err != nil:
 		return last, err
 	case r.ev.status.Phase != control.Exited:
-		r.warn("the previous process %d ended without its last word: what became of its last connections is not known", r.ev.incumbent.pid)
+		return fmt.Sprintf("pid %d ended without its last word", r.ev.incumbent.pid), nil
 	}
-	r.tellCut()
 	return last, nil
-}
-
-// tellCut says clearly that clients have noticed.
-func (r *run) tellCut() {
-	c := r.report.Connections
-	if c == nil || c.Cut == 0 {
-		return
-	}
-	what := "connections were"
-	if c.Cut == 1 {
-		what = "connection was"
-	}
-	r.warn("%d %s cut, still busy at the drain deadline: clients have noticed; to allow more time: %s", c.Cut, what, r.zdt("init", r.Options.Service, "--drain-timeout D"))
 }
 
 // exit makes sure of the end: the incumbent is gone, the candidate is the main
@@ -159,22 +144,10 @@ func (r *run) record() (string, error) {
 	return "current → " + r.to.ID, nil
 }
 
+// drainText is how a drain gets on, and how it ended.
 func drainText(c control.Counts) string {
-	var parts []string
-	if c.Active+c.Streams > 0 {
-		parts = append(parts, fmt.Sprintf("%d active", c.Active+c.Streams))
+	if c.Open() > 0 {
+		return c.Progress()
 	}
-	if c.Idle > 0 {
-		parts = append(parts, fmt.Sprintf("%d idle", c.Idle))
-	}
-	if done := c.Drained + c.Closed; done > 0 {
-		parts = append(parts, fmt.Sprintf("%d drained", done))
-	}
-	if c.Moved > 0 {
-		parts = append(parts, fmt.Sprintf("%d moved", c.Moved))
-	}
-	if len(parts) == 0 && c.Cut == 0 {
-		return "no open connections"
-	}
-	return strings.Join(append(parts, fmt.Sprintf("%d cut", c.Cut)), ", ")
+	return c.Summary()
 }

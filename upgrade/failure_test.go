@@ -217,7 +217,7 @@ func TestIncumbentDiesInTheDrain(t *testing.T) {
 	rep := w.upgrade(program(t, "good", "v2"))
 	w.want(rep, Upgraded, "", "")
 	w.wantServing("v2")
-	wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "without its last word")
+	wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "without its last word", "is not known")
 	w.wantNextWorks()
 }
 

@@ -22,11 +22,16 @@ func (r *run) becomeIdle(old string) error {
 	defer cancel()
 	var strangeSince time.Time
 	told, reclaimed := "", 0
+	var last control.Status
 	for {
 		s, err := r.ask(ctx, (*control.Client).Status)
-		if err != nil {
+		switch {
+		case err != nil && ctx.Err() != nil && r.ctx.Err() == nil && last.PID != 0:
+			return r.stillBusy(last) // the time was over while it was asked
+		case err != nil:
 			return r.unreachable(err)
 		}
+		last = s
 		busy := ""
 		switch {
 		case s.PID == r.unit.MainPID:
@@ -63,15 +68,7 @@ func (r *run) becomeIdle(old string) error {
 			return context.Cause(r.ctx)
 		}
 		if ctx.Err() != nil {
-			what, hint := string(s.Phase), r.zdt("status", r.Options.Service)
-			if p := s.Predecessor; p != nil {
-				what = fmt.Sprintf("process %d still drains", p.PID)
-				// Nobody is told to kill what only the service says is its own.
-				if inside, err := r.Host.InUnit(p.PID, r.unit); err == nil && inside {
-					hint += fmt.Sprintf("; if it stays: kill %d", p.PID)
-				}
-			}
-			return refuse(hint, "%s is still busy with an earlier handoff after %s (%s)", r.Options.Service, r.Options.DrainTimeout+2*r.slack, what)
+			return r.stillBusy(s)
 		}
 		if s.PID != r.unit.MainPID || s.Phase == control.Draining {
 			r.hangUp() // somebody else may answer by now
@@ -83,6 +80,22 @@ func (r *run) becomeIdle(old string) error {
 			return r.checkUnit()
 		}
 	}
+}
+
+// stillBusy says what the runtime is busy with when the time is over.
+func (r *run) stillBusy(s control.Status) error {
+	what, hint := string(s.Phase), r.zdt("status", r.Options.Service)
+	if p := s.Predecessor; p != nil {
+		what = fmt.Sprintf("process %d still drains", p.PID)
+		if p.Connections.Open() > 0 {
+			what += ": " + p.Connections.Progress()
+		}
+		// Nobody is told to kill what only the service says is its own.
+		if inside, err := r.Host.InUnit(p.PID, r.unit); err == nil && inside {
+			hint += fmt.Sprintf("; if it stays: kill %d", p.PID)
+		}
+	}
+	return refuse(hint, "%s is still busy with an earlier handoff after %s (%s)", r.Options.Service, r.Options.DrainTimeout+2*r.slack, what)
 }
 
 func (r *run) unreachable(err error) error {

@@ -83,7 +83,7 @@ func serviceMain() error {
 	case "exit0":
 		return nil
 	case "hang":
-		select {}
+		time.Sleep(time.Hour) // not select {}: without cgo the runtime sees a deadlock in that
 	}
 	h, err := handoff.Open(handoff.Options{})
 	if err != nil {

@@ -91,7 +91,10 @@ type Report struct {
 	// Generation is that of the process that serves at the end.
 	Generation  int             `json:"generation,omitempty"`
 	Connections *control.Counts `json:"connections,omitempty"` // the incumbent's, at its end
-	Warnings    []string        `json:"warnings,omitempty"`
+	// Lost counts connections that had moved to the new process and ended with it:
+	// it died, and another serves.
+	Lost     int      `json:"connections_lost,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 	// Journal says how much of the story the journal told: complete, partial, absent.
 	Journal string `json:"journal,omitempty"`
 

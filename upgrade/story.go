@@ -22,7 +22,8 @@ type story struct {
 	readable bool          // the journal, and so cursor is one
 	complete chan struct{} // closed when the last event has been seen
 
-	lines []StoryLine // owned by read until it returns
+	lines  []StoryLine     // owned by read until it returns
+	events []journal.Event // of the lines
 }
 
 func newStory(h Host, cursor, txid string, readable bool) *story {
@@ -36,7 +37,7 @@ func (s *story) read(f *journal.Follower) {
 		if !ok || e.TxID != s.txid || e.Kind.Operator() {
 			continue
 		}
-		s.add(StoryLine{At: entry.Realtime, Event: string(e.Kind), PID: e.PID, Text: e.Text()})
+		s.add(e, entry.Realtime)
 	}
 }
 
@@ -44,17 +45,27 @@ func (s *story) read(f *journal.Follower) {
 // come only from a service that makes them up.
 const maxStory = 100
 
-func (s *story) add(line StoryLine) {
+func (s *story) add(e journal.Event, at time.Time) {
 	if len(s.lines) < maxStory {
-		s.lines = append(s.lines, line)
+		s.lines = append(s.lines, StoryLine{At: at, Event: string(e.Kind), PID: e.PID, Text: e.Text()})
+		s.events = append(s.events, e)
 	}
-	if line.Event == string(journal.Exit) || line.Event == string(journal.Abort) {
+	if e.Kind == journal.Exit || e.Kind == journal.Abort {
 		select {
 		case <-s.complete:
 		default:
 			close(s.complete)
 		}
 	}
+}
+
+// find returns the first event of a kind about a process. The story has been told.
+func (s *story) find(kind journal.Kind, pid int) (journal.Event, bool) {
+	i := slices.IndexFunc(s.events, func(e journal.Event) bool { return e.Kind == kind && e.PID == pid })
+	if i < 0 {
+		return journal.Event{}, false
+	}
+	return s.events[i], true
 }
 
 // storyPatience is how long the end of a transaction waits for the journal's

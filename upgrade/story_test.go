@@ -14,9 +14,19 @@ import (
 	"github.com/zdt-dev/zdt/journal"
 )
 
-// tell makes a journalctl that delivers these events for whatever transaction
-// begins, as the runtime would have written them.
-func (w *world) tell(events ...journal.Kind) {
+// tell makes a journalctl that delivers events of these kinds for whatever
+// transaction begins, as the runtime would have written them.
+func (w *world) tell(kinds ...journal.Kind) {
+	w.t.Helper()
+	events := make([]journal.Event, len(kinds))
+	for i, kind := range kinds {
+		events[i] = journal.Event{Kind: kind, PID: 7}
+	}
+	w.tellEvents(events...)
+}
+
+// tellEvents is tell for events with fields.
+func (w *world) tellEvents(events ...journal.Event) {
 	w.t.Helper()
 	file, script := filepath.Join(w.dir, "journal"), filepath.Join(w.dir, "journalctl")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\nexec tail -n +1 -f "+file+"\n"), 0o755); err != nil {
@@ -28,12 +38,16 @@ func (w *world) tell(events ...journal.Kind) {
 			return
 		}
 		var b bytes.Buffer
-		entry := func(n int, txid string, kind journal.Kind) {
-			fmt.Fprintf(&b, "__CURSOR=c%d\n__REALTIME_TIMESTAMP=1700000000000000\nZDT_TXID=%s\nZDT_EVENT=%s\nZDT_PID=7\nMESSAGE=told by %s\n\n", n, txid, kind, kind)
+		entry := func(n int, txid string, e journal.Event) {
+			fmt.Fprintf(&b, "__CURSOR=c%d\n__REALTIME_TIMESTAMP=1700000000000000\nZDT_TXID=%s\nZDT_EVENT=%s\nZDT_PID=%d\nMESSAGE=told by %s\n", n, txid, e.Kind, e.PID, e.Kind)
+			for _, f := range e.Fields {
+				fmt.Fprintf(&b, "%s=%s\n", f.Name, f.Value)
+			}
+			b.WriteByte('\n')
 		}
-		entry(1, "another", journal.Abort)
-		for i, kind := range events {
-			entry(i+2, e.TxID, kind)
+		entry(1, "another", journal.Event{Kind: journal.Abort, PID: 7})
+		for i, told := range events {
+			entry(i+2, e.TxID, told)
 		}
 		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
 			w.t.Error(err)
@@ -44,7 +58,13 @@ func (w *world) tell(events ...journal.Kind) {
 	}
 	w.host.Decode = func(e journal.Entry) (journal.Event, bool) {
 		pid, _ := strconv.Atoi(e.Get("ZDT_PID"))
-		return journal.Event{Kind: journal.Kind(e.Get("ZDT_EVENT")), TxID: e.Get("ZDT_TXID"), PID: pid, Message: e.Get("MESSAGE")}, true
+		ev := journal.Event{Kind: journal.Kind(e.Get("ZDT_EVENT")), TxID: e.Get("ZDT_TXID"), PID: pid, Message: e.Get("MESSAGE")}
+		for _, name := range ev.Kind.Fields() {
+			if v := e.Get(name); v != "" {
+				ev.Fields = append(ev.Fields, journal.Str(name, v))
+			}
+		}
+		return ev, true
 	}
 }
 

@@ -53,6 +53,17 @@ func (r *run) event(kind journal.Kind, fields ...journal.Field) journal.Event {
 	return e
 }
 
+// were and had begin a sentence about so many things.
+func were(n int, what string) string { return plural(n, what, " was", "s were") }
+func had(n int, what string) string  { return plural(n, what, " had", "s had") }
+
+func plural(n int, what, one, many string) string {
+	if n == 1 {
+		return "1 " + what + one
+	}
+	return fmt.Sprintf("%d %s%s", n, what, many)
+}
+
 func round(d time.Duration) string {
 	switch {
 	case d < 10*time.Millisecond:

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -23,7 +24,7 @@ type proveHandoff struct {
 func (p *prover) handoffs(ctx context.Context) error {
 	gap := p.o.Duration / time.Duration(p.o.Handoffs+1)
 	for i := range p.o.Handoffs {
-		p.progress.stage("%s", plural(p.o.Clients, "client"))
+		p.progress.stage("%s, before the next handoff", plural(p.o.Clients, "client"))
 		if err := pause(ctx, gap); err != nil {
 			return err
 		}
@@ -65,14 +66,18 @@ func (p *prover) handoff(ctx context.Context, i int) error {
 	defer leave(nil)
 	w := p.f.watchCounts(ctx, t, func() { leave(errTookOver) })
 	defer w.close()
-	p.progress.stage("handoff %d of %d: pid %d starts a new process", i+1, p.o.Handoffs, t.pid)
+	which := ""
+	if p.o.Handoffs > 1 {
+		which = fmt.Sprintf("handoff %d of %d: ", i+1, p.o.Handoffs)
+	}
+	p.progress.stage("%spid %d starts a new process", which, t.pid)
 
 	h := proveHandoff{handoffDoc: handoffDoc{Schema: "zdt.handoff/1", Incumbent: t.pid}, At: p.load.Report().Elapsed}
 	end := p.load.Window()
 	began := time.Now()
 	err = p.f.handOver(ctx, t, &h.handoffDoc)
 	if err == nil {
-		p.progress.stage("handoff %d of %d: pid %d finishes its connections", i+1, p.o.Handoffs, t.pid)
+		p.progress.stage("%spid %d hands its connections over", which, t.pid)
 		err = p.await(draining, t, old)
 		h.Finished = err == nil
 	}

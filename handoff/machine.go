@@ -237,6 +237,9 @@ func (m *machine) quit() {
 // beginDrain starts the staged end of this generation's connections. mover is
 // nil when nobody is there to have them.
 func (m *machine) beginDrain(grace time.Duration, mover *mover) {
+	if mover != nil {
+		mover.look() // first: a response must not say goodbye on a connection that will move
+	}
 	m.h.draining.Store(true)
 	m.h.taking.Store(false)
 	m.h.cancel()

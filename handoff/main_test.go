@@ -24,6 +24,7 @@ func roles() map[string]func() error {
 	return map[string]func() error{
 		"service":           serviceMain,
 		"service-next":      serviceMain,
+		"service-short":     shortServiceMain,
 		"crash":             func() error { return fmt.Errorf("read configuration: %w", os.ErrNotExist) },
 		"hang":              func() error { select {} },
 		"exit0":             func() error { return nil },

@@ -18,7 +18,7 @@ import (
 // receiver serves it only after the acknowledgement was sent. If the receiver dies first,
 // the sender goes on as if nothing had been.
 //
-// One goroutine runs it, which ends after peerDied or halt.
+// One goroutine runs it, after a first look, and ends after peerDied or halt.
 type mover struct {
 	tracker *tracker
 	logger  *slog.Logger
@@ -112,7 +112,6 @@ func (m *mover) halt() {
 
 func (m *mover) run() {
 	defer close(m.done)
-	m.look()
 	tick := time.NewTicker(moverTick)
 	defer tick.Stop()
 	for {

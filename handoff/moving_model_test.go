@@ -159,6 +159,7 @@ func pass(t *testing.T, from, to *node, adjust func(*link, message)) *passage {
 		}
 		p.m.peerDied()
 	})
+	p.m.look()
 	p.ended.Go(p.m.run)
 	return p
 }
@@ -173,6 +174,7 @@ func (p *passage) die() {
 
 // finish ends the moving once all that was sent is acknowledged.
 func (p *passage) finish(from *node) {
+	from.h.tracker.wishFor(nil)
 	eventually(from.t, "everything parked has moved or stayed", func() bool {
 		open, _, _ := from.h.tracker.snapshot()
 		for _, c := range open {

@@ -13,6 +13,8 @@ import (
 // own; so this generation serves again.
 func (m *machine) takeOver(exit control.Exit) {
 	h := m.h
+	// First, so that the answers on connections that come back keep them open.
+	h.draining.Store(m.stopped)
 	m.peerDied()
 	_, _, lost := h.tracker.snapshot()
 	c := m.attempt.candidate
@@ -25,7 +27,6 @@ func (m *machine) takeOver(exit control.Exit) {
 	<-m.drain.done
 	m.drainTick.Stop()
 	m.drain, m.drainTick = nil, nil
-	h.draining.Store(false)
 	h.taking.Store(true)
 	m.tookOver = true
 	m.phase = control.Idle

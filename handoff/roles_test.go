@@ -35,6 +35,8 @@ type serviceConfig struct {
 	ControlSocket, HealthFile                                                    string // Health fails while the file exists
 	ReadyTimeout, HoldTimeout, DrainTimeout, StreamTimeout, IdleGrace, StopGrace time.Duration
 
+	HeaderTimeout, IdleTimeout time.Duration // of the HTTP server
+
 	Sockets []socketSpec // the stream sockets serve HTTP, the others echo datagrams
 	Skip    []string     // sockets that "service-next" does not open
 	Close   []string     // sockets that are closed before READY
@@ -110,7 +112,7 @@ func serviceMain() error {
 		return nil
 	}
 	exe, _ := os.Executable()
-	srv := &http.Server{}
+	srv := &http.Server{ReadHeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout}
 	var states atomic.Int64
 	srv.ConnState = func(net.Conn, http.ConnState) { states.Add(1) }
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
@@ -166,6 +168,14 @@ func serviceMain() error {
 	<-h.Done()
 	diary("main returns")
 	return nil
+}
+
+// shortServiceMain may open few descriptors.
+func shortServiceMain() error {
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: 100}); err != nil {
+		return err
+	}
+	return serviceMain()
 }
 
 // wrapper is a program's own listener, as one that counts or limits.

@@ -36,6 +36,13 @@ type handoffDoc struct {
 	Detail     string        `json:"detail,omitempty"`
 	Exit       *control.Exit `json:"exit,omitempty"`        // how the candidate ended
 	ReadyAfter time.Duration `json:"ready_after,omitempty"` // nanoseconds
+
+	// Connections are the incumbent's when the command ended; Draining: it was
+	// not done with them then.
+	Connections *control.Counts `json:"connections,omitempty"`
+	Draining    bool            `json:"draining,omitempty"`
+	// Lost counts those that had moved to the new process before it died.
+	Lost int `json:"connections_lost,omitempty"`
 }
 
 func newHandoffCmd(f *factory) *cobra.Command {
@@ -49,6 +56,9 @@ whose ExecReload= runs zdt, found by $MAINPID and $RUNTIME_DIRECTORY alone.
 
 The signal (SIGUSR2) is sent only after the control socket has proved that the
 main process can take it. Ctrl-C ends the waiting, not the handoff.
+
+Connections that are idle move to the new process at once. The command says what
+became of them within half a second; the others it does not wait for.
 
 To change to another program use zdt upgrade.`,
 		Example: `  zdt handoff web
@@ -159,19 +169,30 @@ func runHandoff(ctx context.Context, f *factory, t handoffTarget) error {
 		return err
 	}
 	if err == nil {
-		_, err = fmt.Fprintln(f.Out, handoffLine(f.outStyle(), doc))
+		if c := doc.Connections; c != nil && c.Cut > 0 && !f.globals.quiet {
+			fmt.Fprintf(f.Err, "%s %s cut, still busy at the drain deadline: clients have noticed\n", f.errStyle().warn.Render("warning:"), plural(c.Cut, "connection"))
+		}
+		_, err = fmt.Fprintln(f.Out, handoffLine(f.outStyle(), doc, f.outWidth()))
 	}
 	return err
 }
 
-func handoffLine(st style, d handoffDoc) string {
+func handoffLine(st style, d handoffDoc, width int) string {
 	mark := st.good.Render(st.marks.ok)
 	pids := fmt.Sprintf("pid %d %s %d", d.Incumbent, st.marks.arrow, d.Candidate)
 	if d.Outcome == "held" {
 		return fmt.Sprintf("%s %s: the new process is ready and on probation (%s)", mark, clean(d.Service), pids)
 	}
-	return fmt.Sprintf("%s %s handed over %s %s %s generation %d %s ready after %s", mark, clean(d.Service),
-		st.dim.Render(st.marks.dot), pids, st.dim.Render(st.marks.dot), d.Generation, st.dim.Render(st.marks.dot), elapsed(d.ReadyAfter))
+	head := fmt.Sprintf("%s %s handed over", mark, clean(d.Service))
+	generation, ready := fmt.Sprintf("generation %d", d.Generation), "ready after "+elapsed(d.ReadyAfter)
+	if d.Connections == nil {
+		return st.line(width, []string{head, pids, generation, ready})
+	}
+	counts := countsVerdict(st, *d.Connections)
+	if d.Draining {
+		counts = "drains: " + d.Connections.Progress()
+	}
+	return st.line(width, []string{head, pids, generation, ready, counts}, []string{head, pids, counts}, []string{head, counts})
 }
 
 // handOver arms, signals and waits, and fills doc with what it sees.
@@ -199,7 +220,9 @@ func (f *factory) handOver(ctx context.Context, t handoffTarget, doc *handoffDoc
 		return handoffRefusal(t, err)
 	}
 	defer watcher.Close()
-	next, stop := iter.Pull2(watcher.Watch(ctx))
+	watching, look := context.WithCancel(ctx)
+	defer look()
+	next, stop := iter.Pull2(watcher.Watch(watching))
 	defer stop()
 	if _, err, ok := next(); err != nil || !ok {
 		return handoffRefusal(t, fmt.Errorf("watch the runtime: %w", err))
@@ -208,7 +231,42 @@ func (f *factory) handOver(ctx context.Context, t handoffTarget, doc *handoffDoc
 		client.Disarm(ctx, doc.TxID) // it expires by itself, too
 		return fail(ExitRefused, t.status, "signal main process %d: %w", t.pid, err)
 	}
-	return f.awaitOutcome(ctx, t, next, st, doc)
+	if err := f.awaitOutcome(ctx, t, next, st, doc); err != nil || doc.Outcome != "committed" {
+		return err
+	}
+	defer time.AfterFunc(drainGlance, look).Stop()
+	return glanceAtDrain(watching, t, next, doc)
+}
+
+// drainGlance is how long the command looks at the drain after the commit. A
+// drain without requests under way is over by then, and all that could be
+// moved has moved. Those that take longer are not waited for: systemctl reload
+// would not come back for as long as the slowest client wants.
+const drainGlance = 500 * time.Millisecond
+
+// glanceAtDrain takes down what becomes of the connections, until the incumbent
+// is done or ctx, that of next, ends. A successor that dies meanwhile is a handoff undone.
+func glanceAtDrain(ctx context.Context, t handoffTarget, next func() (control.Status, error, bool), doc *handoffDoc) error {
+	for doc.Draining {
+		st, err, ok := next()
+		if err != nil || !ok {
+			if ctx.Err() == nil { // it is gone, and did not say what became of them
+				doc.Connections, doc.Draining = nil, false
+			}
+			return nil // the handoff stands
+		}
+		if l := st.Last; l != nil && l.TxID == doc.TxID && !l.Committed {
+			doc.Changed, doc.Draining, doc.Connections, doc.Generation = false, false, nil, st.Generation
+			return handoffVerdict(t, st, doc)
+		}
+		doc.count(st)
+	}
+	return nil
+}
+
+func (d *handoffDoc) count(st control.Status) {
+	c := st.Connections
+	d.Connections, d.Draining = &c, st.Phase != control.Exited
 }
 
 // handoffRefusal explains why a runtime could not be used.
@@ -306,9 +364,10 @@ func handoffVerdict(t handoffTarget, st control.Status, doc *handoffDoc) error {
 	if l.Candidate != 0 {
 		doc.Candidate = l.Candidate
 	}
-	doc.Reason, doc.Detail, doc.Exit, doc.ReadyAfter = l.Reason, l.Detail, l.Exit, l.ReadyAfter
+	doc.Reason, doc.Detail, doc.Exit, doc.ReadyAfter, doc.Lost = l.Reason, l.Detail, l.Exit, l.ReadyAfter, l.Lost
 	if l.Committed {
 		doc.Outcome, doc.Changed, doc.Generation = "committed", true, st.Generation+1
+		doc.count(st)
 		return nil
 	}
 	doc.Outcome = "aborted"

@@ -57,7 +57,33 @@ func TestHandoff(t *testing.T) {
 		{name: "committed", react: func(r *fakeRuntime) {
 			r.become(fork)
 			r.become(end(control.Outcome{Committed: true, ReadyAfter: 14 * time.Millisecond}, control.Draining))
-		}, code: ExitOK, out: "→ 4242 · generation 4 · ready after 14 ms"},
+		}, code: ExitOK, out: "→ 4242 · generation 4 · ready after 14 ms · drains: 30 idle, 7 active\n"},
+		{name: "drained", react: func(r *fakeRuntime) {
+			r.become(fork)
+			r.become(end(control.Outcome{Committed: true, ReadyAfter: 14 * time.Millisecond}, control.Draining))
+			r.become(func(s *control.Status) {
+				s.Phase, s.Connections = control.Exited, control.Counts{Moved: 312, Drained: 4, Closed: 2}
+			})
+		}, code: ExitOK, out: "→ 4242 · generation 4 · ready after 14 ms · 312 connections moved, 4 drained, 2 closed politely, 0 cut\n"},
+		{name: "cut", react: func(r *fakeRuntime) {
+			r.become(fork)
+			r.become(end(control.Outcome{Committed: true}, control.Draining))
+			r.become(func(s *control.Status) { s.Phase, s.Connections = control.Exited, control.Counts{Cut: 1} })
+		}, code: ExitOK, out: "warning: 1 connection cut"},
+		{name: "gone in the drain", react: func(r *fakeRuntime) {
+			r.become(fork)
+			r.become(end(control.Outcome{Committed: true}, control.Draining))
+			r.hangUp()
+		}, code: ExitOK, out: "ready after 0 ms\n"},
+		{name: "taken back", react: func(r *fakeRuntime) {
+			r.become(fork)
+			r.become(end(control.Outcome{Committed: true}, control.Draining))
+			r.become(func(s *control.Status) {
+				l := *s.Last
+				l.Committed, l.Reason, l.Detail, l.Lost = false, "crashed", "the new main process ended (killed, SEGV)", 3
+				s.Phase, s.Last, s.TookOver = control.Idle, &l, true
+			})
+		}, code: ExitRolledBack, out: "handoff undone (crashed): the new main process ended (killed, SEGV)"},
 		{name: "undone", react: func(r *fakeRuntime) {
 			r.become(fork)
 			r.become(end(control.Outcome{Reason: "crashed", Detail: "the candidate ended (exited, 1)"}, control.Idle))

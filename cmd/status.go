@@ -337,6 +337,9 @@ func (f *factory) addNotes(s *serviceStatus, u dbusctl.Unit) {
 		if r.TookOver && s.RuntimeProblem == "" {
 			add("took-over", f.journal(unit), "this generation serves again because its successor died")
 		}
+		if m := r.Moves; m != nil && m.Differing > 0 {
+			add("moves-differ", f.journal(unit), "the kernel says other things of %s than before the move: %s", plural(m.Differing, "moved connection"), m.LastDifference)
+		}
 		if r.EventsLost > 0 {
 			add("events-lost", "", "%s could not be written to the journal", plural(int(r.EventsLost), "event"))
 		}

@@ -210,11 +210,21 @@ func TestStatus(t *testing.T) {
 			h.running("web")
 			r := h.deploy(t, "web")
 			st := idle("web")
-			st.Exe, st.Predecessor = r.Path, &control.Peer{PID: 812, Generation: 2, Connections: control.Counts{Active: 12}}
+			st.Exe, st.Predecessor = r.Path, &control.Peer{PID: 812, Generation: 2, Connections: control.Counts{Active: 12, Tasks: 1, Moved: 312, Drained: 4, Closed: 2, Cut: 1}}
+			st.Moves = &control.Moves{Taken: 312, Refused: 2, Differing: 1, LastDifference: "3 bytes unread, 2 before"}
 			st.TookOver, st.EventsLost = true, 2
 			st.Last = &control.Outcome{Reason: "crashed", Detail: "the candidate ended (exited, 1)"}
 			(&fakeRuntime{status: st}).serve(t, h.paths.Control("web"))
 		}, ExitOK},
+		{"stopping", func(t *testing.T, h testHost) {
+			u := h.running("web")
+			u.ActiveState = "deactivating"
+			h.units[u.Name] = u
+			h.deploy(t, "web")
+			st := idle("web")
+			st.Phase, st.Connections = control.Stopping, control.Counts{Active: 3, Drained: 20, Closed: 14}
+			(&fakeRuntime{status: st}).serve(t, h.paths.Control("web"))
+		}, ExitNotRunning},
 		{"probation", func(t *testing.T, h testHost) {
 			h.running("web")
 			h.deploy(t, "web")

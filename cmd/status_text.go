@@ -38,7 +38,7 @@ func writeStatus(b *strings.Builder, st style, s serviceStatus, now time.Time) {
 	}
 	head := fmt.Sprintf("%s %s  %s", paint.Render(mark), st.bold.Render(s.Name), paint.Render(strings.ReplaceAll(string(s.State), "-", " ")))
 	if r := s.Runtime; r != nil && s.RuntimeProblem == "" {
-		if r.Phase != control.Idle {
+		if r.Phase != control.Idle && string(r.Phase) != string(s.State) {
 			head += ", " + phaseWords(r)
 		}
 		head += st.dim.Render(fmt.Sprintf("  generation %d", r.Generation))
@@ -118,7 +118,25 @@ func writeRuntime(row func(string, string, ...any), st style, r *control.Status,
 		row("candidate", "%s", text)
 	}
 	if p := r.Predecessor; p != nil {
-		row("draining", "pid %d, generation %d: %s left", p.PID, p.Generation, countsWords(p.Connections))
+		c := p.Connections
+		left := countsWords(c)
+		if c.Tasks > 0 {
+			left += ", " + plural(c.Tasks, "task")
+		}
+		row("draining", "pid %d, generation %d: %s left", p.PID, p.Generation, left)
+		if text := fateWords(c); text != "" {
+			row("so far", "%s", text)
+		}
+	}
+	if text := fateWords(r.Connections); text != "" { // it drains, too
+		row("so far", "%s", text)
+	}
+	if m := r.Moves; m != nil && m.Taken+m.Refused > 0 {
+		text := plural(m.Taken, "connection") + " taken over"
+		if m.Refused > 0 {
+			text += fmt.Sprintf(", %d refused: they stayed where they were", m.Refused)
+		}
+		row("moves", "%s", text)
 	}
 }
 
@@ -133,6 +151,16 @@ func phaseWords(r *control.Status) string {
 		return "undoing a handoff"
 	}
 	return clean(string(r.Phase))
+}
+
+// fateWords says what became of the connections of a generation that drains
+// and are not open any more.
+func fateWords(c control.Counts) string {
+	c = control.Counts{Moved: c.Moved, Drained: c.Drained, Closed: c.Closed, Cut: c.Cut}
+	if c == (control.Counts{}) {
+		return ""
+	}
+	return c.Progress()
 }
 
 func countsWords(c control.Counts) string {

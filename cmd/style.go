@@ -66,6 +66,19 @@ func (s style) clip(line string, width int) string {
 	return lipgloss.NewStyle().MaxWidth(width).Render(line)
 }
 
+// line joins the parts of the first choice that is not wider than width, or of
+// the last one.
+func (s style) line(width int, choices ...[]string) string {
+	line := ""
+	for _, parts := range choices {
+		line = strings.Join(parts, " "+s.dim.Render(s.marks.dot)+" ")
+		if lipgloss.Width(line) <= width {
+			break
+		}
+	}
+	return line
+}
+
 // clean makes text that a service or a file may have chosen safe to show.
 func clean(s string) string { return journal.Printable(s) }
 

@@ -115,19 +115,36 @@ func stories() []story {
 			"listen running 0s", "listen done 14ms pid 1944 READY",
 			"bake running 0s", "bake running 12s 24 probes good", "bake running 20s 40 probes good", "bake running 31s 62 probes good", "bake done 60s 120 probes good",
 			"commit running 0s", "commit done 6ms MAINPID=1944",
-			"drain running 0s 7 active, 30 idle, 0 cut", "drain done 2.1s 37 drained, 0 cut",
+			"drain running 0s 30 idle, 7 active", "drain running 1s 7 active, 30 moved", "drain done 2.1s 35 connections moved, 2 drained, 0 cut",
 			"exit running 0s", "exit done 3ms pid 812 exited 0",
 			"record running 0s", "record done 5ms current -> 20260728T101500Z-9be01f6c2a77")...),
 			with(func(r *upgrade.Report) {
 				r.Outcome, r.Changed = upgrade.Upgraded, true
-				r.Connections = &control.Counts{Drained: 37}
+				r.Connections = &control.Counts{Moved: 35, Drained: 2}
 			})},
+		{"polite", script(begin...), with(func(r *upgrade.Report) {
+			r.Outcome, r.Changed = upgrade.Upgraded, true
+			r.From, r.To = rel(v1.ID, "(devel)"), rel(v2.ID, "(devel)")
+			r.Connections = &control.Counts{Moved: 312, Drained: 4, Closed: 2}
+		})},
 		{"cut", script(begin...), with(func(r *upgrade.Report) {
 			r.Outcome, r.Changed = upgrade.Upgraded, true
 			r.From, r.To = rel(v1.ID, "(devel)"), rel(v2.ID, "(devel)")
-			r.Connections = &control.Counts{Drained: 30, Cut: 7}
-			r.Warnings = []string{"7 connections were still busy after 30s and were cut: raise --drain-timeout"}
+			r.Connections = &control.Counts{Moved: 30, Cut: 7}
+			r.Warnings = []string{"7 connections were cut, still busy at the drain deadline: clients have noticed; to allow more time: zdt init web --drain-timeout D"}
 		})},
+		{"lost", script(append(begin,
+			"listen running 0s", "listen done 14ms pid 1944 READY", "bake done 50ms alive for 50ms", "commit done 6ms main process is 1944",
+			"drain running 0s 30 idle, 7 active", "drain running 1s 7 active, 30 moved", "drain failed 1.1s the new main process ended (killed, SEGV) while its predecessor still drained, which serves again; the 30 connections that had moved to it are lost",
+			"rollback running 0s", "rollback done 8ms pid 812 took the service back and serves on")...),
+			with(func(r *upgrade.Report) {
+				r.Outcome, r.Phase, r.Reason, r.Generation = upgrade.RolledBack, upgrade.Drain, "crashed", 2
+				r.Cause = "the new main process ended (killed, SEGV) while its predecessor still drained, which serves again; the 30 connections that had moved to it are lost"
+				r.Lost = 30
+				r.Warnings = []string{"30 connections had moved to the new process and ended with it"}
+				r.Action = "pid 812 took the service back and serves on"
+				r.Hint = "mend the release and run the same zdt upgrade again; the whole story: journalctl ZDT_TXID=" + r.TxID
+			})},
 		{"rolledback", script(append(begin,
 			"listen running 0s", "listen failed 22ms the candidate ended (exited, 1) before it was committed",
 			"rollback running 0s", "rollback done 8ms pid 812 never stopped serving")...),

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 
+	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
@@ -22,31 +24,46 @@ func (f *factory) tellReport(r upgrade.Report) {
 	case r.Outcome != upgrade.Upgraded && r.Outcome != upgrade.Unchanged:
 		writeFailedReport(f.Err, st, r)
 	case f.globals.output == outputText:
-		fmt.Fprintln(f.Out, goodReport(f.outStyle(), r))
+		fmt.Fprintln(f.Out, goodReport(f.outStyle(), r, f.outWidth()))
 	}
 }
 
+// outWidth is how long a line on Out may be: as long as it takes, except on a terminal.
+func (f *factory) outWidth() int {
+	if !f.OutTTY {
+		return math.MaxInt
+	}
+	return f.Width()
+}
+
 // goodReport is the one line an upgrade comes down to.
-func goodReport(st style, r upgrade.Report) string {
+func goodReport(st style, r upgrade.Report, width int) string {
 	mark := st.good.Render(st.marks.ok)
 	name := st.bold.Render(r.Service)
 	from, to := releaseNames(r)
 	if r.Outcome == upgrade.Unchanged {
 		return fmt.Sprintf("%s %s %s serves already: nothing to do", mark, name, to)
 	}
-	dot := " " + st.dim.Render(st.marks.dot) + " "
-	parts := []string{
-		fmt.Sprintf("%s %s %s %s %s", mark, name, from, st.marks.arrow, to),
-		fmt.Sprintf("pid %d %s %d", r.Incumbent, st.marks.arrow, r.Candidate),
+	head := fmt.Sprintf("%s %s %s %s %s", mark, name, from, st.marks.arrow, to)
+	pids := fmt.Sprintf("pid %d %s %d", r.Incumbent, st.marks.arrow, r.Candidate)
+	took := elapsed(r.EndedAt.Sub(r.StartedAt))
+	if r.Connections == nil {
+		return st.line(width, []string{head, pids, took}, []string{head, took})
 	}
-	if c := r.Connections; c != nil {
-		cut := plural(c.Cut, "connection") + " cut"
-		if c.Cut > 0 {
-			cut = st.warn.Render(st.marks.warn + " " + cut)
+	counts := countsVerdict(st, *r.Connections)
+	short := strings.NewReplacer(" connections", "", " connection", "", " politely", "").Replace(counts)
+	return st.line(width, []string{head, pids, counts, took}, []string{head, counts, took}, []string{head, counts}, []string{head, short})
+}
+
+// countsVerdict is what became of the connections. What was cut stands out.
+func countsVerdict(st style, c control.Counts) string {
+	parts := strings.Split(c.Summary(), ", ")
+	for i, p := range parts {
+		if strings.HasSuffix(p, " cut") && c.Cut > 0 {
+			parts[i] = st.warn.Render(st.marks.warn + " " + p)
 		}
-		parts = append(parts, cut)
 	}
-	return strings.Join(append(parts, elapsed(r.EndedAt.Sub(r.StartedAt))), dot)
+	return strings.Join(parts, ", ")
 }
 
 // releaseNames are the two versions where they tell the releases apart, else

@@ -206,16 +206,19 @@ func (w *watcher) entry(e journal.Entry) error {
 func (w *watcher) status(s control.Status) error {
 	now := w.f.now()
 	what := fmt.Sprintf("pid %d, generation %d: %s", s.PID, s.Generation, runtimeWords(s))
-	counts := countsWords(s.Connections)
+	counts := ", " + countsWords(s.Connections)
+	if fate := fateWords(s.Connections); fate != "" {
+		counts += ", " + fate
+	}
 	if p := s.Predecessor; p != nil {
 		what += fmt.Sprintf("; pid %d drains", p.PID)
-		counts += fmt.Sprintf(" and %d there", p.Connections.Open())
+		counts += ", and there " + p.Connections.Progress()
 	}
 	if what == w.runtime && (now.Sub(w.said) < time.Second || s.Phase == control.Idle && s.Predecessor == nil) {
 		return nil
 	}
 	w.runtime, w.said = what, now
-	return w.print(watchDoc{Type: "runtime", At: now, Text: clean(what + ", " + counts), Runtime: &s})
+	return w.print(watchDoc{Type: "runtime", At: now, Text: clean(what + counts), Runtime: &s})
 }
 
 func runtimeWords(s control.Status) string {

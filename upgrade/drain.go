@@ -146,7 +146,7 @@ func (r *run) record() (string, error) {
 
 // drainText is how a drain gets on, and how it ended.
 func drainText(c control.Counts) string {
-	if c.Open() > 0 {
+	if c.Open()+c.Tasks > 0 {
 		return c.Progress()
 	}
 	return c.Summary()

@@ -8,12 +8,12 @@ import (
 // This file says counts in words: the same ones in the journal, in systemctl
 // status and in what zdt prints.
 
-// Progress says what is open now and what became of the rest so far: "12 idle,
-// 3 active, 300 moved". What is zero is left out.
+// Progress says what is open now, tasks that run included, and what became of
+// the rest so far: "12 idle, 3 active, 300 moved". What is zero is left out.
 func (c Counts) Progress() string {
 	var words []string
 	for _, p := range []part{
-		{c.Idle, "idle"}, {c.Active, "active"}, {c.Streams, plural(c.Streams, "stream")},
+		{c.Idle, "idle"}, {c.Active, "active"}, {c.Streams, plural(c.Streams, "stream")}, {c.Tasks, plural(c.Tasks, "task")},
 		{c.Moved, "moved"}, {c.Drained, "drained"}, {c.Closed, "closed politely"}, {c.Cut, "cut"},
 	} {
 		if p.n > 0 {

@@ -16,7 +16,7 @@ func TestWords(t *testing.T) {
 		{Counts{Closed: 2}, "2 closed politely", "2 connections closed politely, 0 cut"},
 		{Counts{Cut: 1}, "1 cut", "1 connection cut"},
 		{Counts{Cut: 7, TasksLeft: 1}, "7 cut", "7 connections cut, 1 task left behind"},
-		{Counts{Tasks: 3}, "no open connections", "0 connections cut"},
+		{Counts{Tasks: 3, Moved: 2}, "3 tasks, 2 moved", "2 connections moved, 0 cut"},
 	} {
 		if got := tt.counts.Progress(); got != tt.progress {
 			t.Errorf("%+v: progress %q, want %q", tt.counts, got, tt.progress)

@@ -3,6 +3,7 @@ package handoff
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -53,7 +54,7 @@ type Handoff struct {
 
 	calls  chan func(*machine)
 	ctx    context.Context // ends when the drain begins
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	deaf   chan struct{} // closed when the deciding goroutine takes no more calls
 	done   chan struct{} // closed when it has ended
 }
@@ -93,7 +94,7 @@ func Open(o Options) (*Handoff, error) {
 		httpServers: make(map[string]*arrivals), onConn: make(map[string]func(net.Conn, json.RawMessage)),
 		calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
-	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	if err := probeServer(); err != nil {
 		h.events.logger.Warn("HTTP connections will be closed politely in place of moved: please report this with the version of Go", "error", err)
 	} else {
@@ -162,7 +163,7 @@ func (h *Handoff) abandon(why error) {
 		h.predecessor.goodbye(why)
 	}
 	h.events.close()
-	h.cancel()
+	h.cancel(nil)
 }
 
 func thisProgram(o Options) (program, error) {
@@ -227,8 +228,15 @@ func (h *Handoff) Generation() int { return h.generation }
 // Inherited reports whether sockets came from systemd or a predecessor.
 func (h *Handoff) Inherited() bool { return len(h.sockets.inheritedNames()) > 0 }
 
-// Context ends when the drain begins. It stays ended if this generation has to
-// take the service back because its successor died.
+// Why Context ended (context.Cause).
+var (
+	ErrHandedOver = errors.New("another generation serves")
+	ErrStopping   = errors.New("the service stops")
+)
+
+// Context ends when the drain begins, with the cause ErrHandedOver or
+// ErrStopping. It stays ended if this generation has to take the service back because its
+// successor died.
 func (h *Handoff) Context() context.Context { return h.ctx }
 
 // Draining is closed when the drain begins.

@@ -242,7 +242,11 @@ func (m *machine) beginDrain(grace time.Duration, mover *mover) {
 	}
 	m.h.draining.Store(true)
 	m.h.taking.Store(false)
-	m.h.cancel()
+	cause := ErrHandedOver
+	if m.stopped || m.phase == control.Stopping && (m.predecessor == nil || m.service) {
+		cause = ErrStopping
+	}
+	m.h.cancel(cause)
 	ctx, cancel := context.WithCancel(context.Background())
 	m.drainCancel, m.drained = cancel, false
 	m.drain = startDrain(ctx, m.h.tracker, m.h.opt, grace, mover, m.h.finishWork)
@@ -342,7 +346,7 @@ func (m *machine) end() {
 	}
 	h.sockets.close()
 	h.events.close()
-	h.cancel()
+	h.cancel(nil)
 	// Handoff signals stay caught until the process is gone: their default
 	// action would turn a clean exit into a death by signal.
 	signal.Notify(make(chan os.Signal, 1), handoffSignals()...)

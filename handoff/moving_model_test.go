@@ -104,7 +104,7 @@ func (n *node) serveLines(c net.Conn, s lineSession, ahead []byte) {
 		n.t.Error(err)
 		return
 	}
-	r := bufio.NewReader(io.MultiReader(strings.NewReader(string(ahead)), t))
+	r := bufio.NewReader(t)
 	for {
 		line, err := r.ReadString('\n')
 		if err != nil {

@@ -29,7 +29,7 @@ func (m *machine) fromPredecessor(msg message, ok bool) {
 		if m.phase == control.Candidate || m.phase == control.Starting {
 			grace := m.h.opt.IdleGrace // the clients' service goes on
 			if msg.Reason == string(journal.ReasonStopping) {
-				grace = m.h.opt.StopGrace
+				grace, m.stopped = m.h.opt.StopGrace, true
 			}
 			m.leave(grace)
 		}

@@ -32,7 +32,7 @@ func bareHandoff(t *testing.T, o Options) *Handoff {
 	h.events.writer = nil
 	h.control = &controlServer{h: h, raw: -1, gate: newGate(gateOpen), conns: map[net.Conn]bool{}}
 	h.takeover = &takeoverServer{h: h, raw: -1, gate: newGate(gateOpen)}
-	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	go newMachine(h).run()
 	return h
 }

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"slices"
 	"sync"
 )
 
@@ -20,7 +22,8 @@ type Codec struct {
 	// nil: there is nothing to know.
 	Session func() (any, error)
 	// Ahead is what was read from the connection before Track and is not
-	// processed: the Buffered bytes of a hijacked connection's bufio.Reader.
+	// processed: the Buffered bytes of a hijacked connection's bufio.Reader. The
+	// first reads of the Tracked return it.
 	Ahead []byte
 }
 
@@ -28,9 +31,11 @@ type Codec struct {
 // predecessor after an abort, without the client noticing.
 //
 // One goroutine reads it, and is in Read whenever it has nothing else to do:
-// that is where the connection moves. Any number may write. Each Write is one message: it
-// happens as a whole before the move, or not at all and says ErrMoved, and then
-// it is the Session that carried what had to be written.
+// that is where the connection moves, unless a read deadline has passed that Read
+// has to tell of first. Any number may write. Each Write is one message: it
+// happens as a whole before the move, or not at all and says ErrMoved. A
+// goroutine that does not read and whose writes Session tells of uses Do, so that no
+// move falls between the two.
 type Tracked struct {
 	net.Conn // the wrapper of the connection
 	c        *conn
@@ -58,7 +63,9 @@ func (h *Handoff) Track(conn net.Conn, codec Codec) (*Tracked, error) {
 	t := &Tracked{Conn: conn, c: c, codec: codec}
 	c.protocol, c.tracked = codec.Protocol, t
 	c.rec.begin()
-	c.rec.gave(codec.Ahead)
+	if len(codec.Ahead) > 0 {
+		c.replay = slices.Concat(codec.Ahead, c.replay)
+	}
 	c.set(connStream)
 	c.eager.Store(true)
 	return t, nil
@@ -82,18 +89,32 @@ func (h *Handoff) OnConn(protocol string, f func(conn net.Conn, session json.Raw
 func (t *Tracked) Boundary(buffered int) { t.c.rec.boundary(buffered) }
 
 // Write writes b as a whole before the connection moves, or returns ErrMoved.
-func (t *Tracked) Write(b []byte) (int, error) {
-	t.writing.Lock()
-	if t.moved {
-		t.writing.Unlock()
-		return 0, &net.OpError{Op: "write", Net: t.LocalAddr().Network(), Source: t.LocalAddr(), Addr: t.RemoteAddr(), Err: ErrMoved}
-	}
-	n, err := t.Conn.Write(b)
-	t.writing.Unlock()
-	if t.c.wish.Load() != nil {
-		t.c.wake() // the reader has passed by while this Write ran
-	}
+func (t *Tracked) Write(b []byte) (n int, err error) {
+	err = t.Do(func(w io.Writer) error {
+		n, err = w.Write(b)
+		return err
+	})
 	return n, err
+}
+
+// Do runs f before the connection moves, or returns ErrMoved and does not run
+// it. The connection does not move while f runs: what f writes to w, and what it
+// changes of what Session returns, happen in one step. f must not call Write or Do.
+func (t *Tracked) Do(f func(w io.Writer) error) error {
+	err := t.exclusively(f)
+	if t.c.wish.Load() != nil {
+		t.c.wake() // the reader has passed by while f ran
+	}
+	return err
+}
+
+func (t *Tracked) exclusively(f func(w io.Writer) error) error {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	if t.moved {
+		return &net.OpError{Op: "write", Net: t.LocalAddr().Network(), Source: t.LocalAddr(), Addr: t.RemoteAddr(), Err: ErrMoved}
+	}
+	return f(t.Conn)
 }
 
 // Read reads on; it returns ErrMoved once the connection has moved.

@@ -51,7 +51,7 @@ func (c *client) track(h *handoff.Handoff, conn net.Conn, speaks string) error {
 	t, err := h.Track(conn, handoff.Codec{
 		Protocol: speaks,
 		Session:  func() (any, error) { return c.seat, nil }, // runs within c.conn.Read
-		Ahead:    c.ahead,                                    // Read does not return these again; the next process would
+		Ahead:    c.ahead,                                    // the first Read returns it
 	})
 	if err != nil {
 		conn.Close()
@@ -66,10 +66,6 @@ func (c *client) track(h *handoff.Handoff, conn net.Conn, speaks string) error {
 func (c *client) attend(encode func(message) []byte, receive func([]byte) error) error {
 	leave := c.room.join(c.wake)
 	defer leave()
-	if err := receive(c.ahead); err != nil {
-		return err
-	}
-	c.ahead = nil
 	buf := make([]byte, 4096)
 	for {
 		// In this order: whoever says something after the look ends the Read.

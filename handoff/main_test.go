@@ -34,6 +34,8 @@ func roles() map[string]func() error {
 		"deaf-to-term":      deafToTermMain,
 		"list-fds":          listFDsMain,
 		"ask-control":       askControlMain,
+		"tasks":             tasksMain,
+		"group":             groupMain,
 	}
 }
 

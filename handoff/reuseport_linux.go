@@ -137,7 +137,10 @@ func bindBeside(fd int) (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	err = copyOptions(s, fd, domain)
+	err = sameNamespace(s, fd)
+	if err == nil {
+		err = copyOptions(s, fd, domain)
+	}
 	if err == nil {
 		err = os.NewSyscallError("setsockopt SO_REUSEPORT", unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 	}
@@ -151,6 +154,18 @@ func bindBeside(fd int) (int, error) {
 		return -1, err
 	}
 	return s, nil
+}
+
+// sameNamespace reports an error when two sockets are in different network
+// namespaces, as after a takeover by a process in another one: what is bound there has
+// the same address and other clients. Kernels before 5.14 cannot tell.
+func sameNamespace(s, other int) error {
+	mine, err1 := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	theirs, err2 := unix.GetsockoptUint64(other, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err1 == nil && err2 == nil && mine != theirs {
+		return errors.New("the inherited sockets are in another network namespace, where this process can bind none: ask for as many as there are")
+	}
+	return nil
 }
 
 // copyOptions gives s what decides about conflicts between addresses.

@@ -187,7 +187,7 @@ func (h *Handoff) OnRelease(f func(ctx context.Context)) {
 
 // release runs the OnRelease hooks. Tasks are not waited for any more.
 func (h *Handoff) release() {
-	h.leaveTasks()
+	h.tracker.tasks.close()
 	h.mu.Lock()
 	hooks := slices.Clone(h.onRelease)
 	h.mu.Unlock()

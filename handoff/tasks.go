@@ -11,7 +11,7 @@ import (
 // Go runs f as a task of this generation: a worker, a consumer, work that a
 // request left to be done after its answer. ctx ends when the drain begins. The
 // drain waits until f has returned, DrainTimeout at most; tasks that still run then are
-// counted (control.Counts.TasksLeft), told in the log, and end with the process.
+// counted (control.Counts.TasksLeft), told in the exit event, and end with the process.
 //
 // Tasks may be started at any time, also by requests and other tasks during the
 // drain: such a task finds its ctx ended and is waited for like all others, until
@@ -147,29 +147,20 @@ func (p *taskPool) resume() []func(context.Context) {
 	return slices.Clone(p.onResume)
 }
 
-// close ends the waiting for tasks and returns how many are left behind.
-func (p *taskPool) close() int {
+// close ends the waiting for tasks. The exit event tells how many are left behind.
+func (p *taskPool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
 	if p.cancel != nil {
 		p.cancel()
 	}
-	return p.running
 }
 
 // resumeTasks lets this generation's tasks begin again: it serves again.
 func (h *Handoff) resumeTasks() {
 	for _, f := range h.tracker.tasks.resume() {
 		h.Go(f)
-	}
-}
-
-// leaveTasks tells what is left behind: the process ends.
-func (h *Handoff) leaveTasks() {
-	if n := h.tracker.tasks.close(); n > 0 {
-		h.events.logger.Warn("tasks are left behind: they did not return before the drain's deadline",
-			"service", h.opt.Service, "tasks", n, "drain_timeout", h.opt.DrainTimeout)
 	}
 }
 

@@ -163,6 +163,11 @@ func (m *machine) fromCandidate(msg message, ok bool) {
 			m.h.gate.open()
 			a.setDeadline(goneGrace)
 		}
+		if m.phase == control.Draining {
+			// Dead, and its exit makes this generation the service again; or it
+			// lives on without a handoff, and serves no connection it had not acknowledged.
+			a.setDeadline(goneGrace)
+		}
 	case msg.Type == msgTakes:
 		a.takes = msg.Takes
 	case msg.Type == msgMoved:
@@ -343,6 +348,9 @@ func (m *machine) expired() {
 	case m.phase == control.Held:
 		m.undo(journal.ReasonHoldTimeout, "nobody committed the candidate in time")
 	case m.phase == control.Draining:
+		if a.gone {
+			m.peerDied()
+		}
 		m.checkFinished()
 	default:
 		a.candidate.signal(os.Kill)

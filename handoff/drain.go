@@ -107,6 +107,9 @@ func (d *drainer) look() int {
 	c := control.Counts{Closed: old.Closed, Cut: old.Cut}
 	open, _, _ := d.tracker.snapshot()
 	grace := time.Duration(d.grace.Load())
+	if d.mover != nil && d.mover.busy.Load() {
+		grace = d.timeout // a hundred thousand idle connections take their time to move
+	}
 	for _, conn := range open {
 		news := conn.news.Load()
 		if news != conn.seen || conn.seenAt.Before(d.started) {

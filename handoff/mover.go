@@ -33,6 +33,7 @@ type mover struct {
 	once    sync.Once   // of stop
 	dead    sync.Once   // of died
 	shut    atomic.Bool // offer nothing for now: the peer does not keep up
+	busy    atomic.Bool // idle connections wait for their turn
 
 	// Owned by the goroutine.
 	sleepers []*conn // idle connections that are still to be woken
@@ -117,6 +118,7 @@ func (m *mover) run() {
 	for {
 		m.wake()
 		m.dispatch()
+		m.busy.Store(len(m.sleepers) > 0)
 		select {
 		case p := <-m.offers:
 			m.offered(p)
@@ -144,6 +146,7 @@ func (m *mover) look() {
 			m.sleepers = append(m.sleepers, c)
 		}
 	}
+	m.busy.Store(len(m.sleepers) > 0)
 }
 
 // wake wakes no more connections than the next batches hold, so that a
@@ -281,6 +284,7 @@ func (m *mover) tick() {
 // end settles what is open: v is the verdict for what the peer was sent and did not acknowledge.
 func (m *mover) end(v verdict) {
 	m.tracker.wishFor(nil)
+	m.busy.Store(false)
 	m.shut.Store(false) // nothing is wished for any more
 	for {
 		select {

@@ -190,6 +190,9 @@ func thisProgram(o Options) (program, error) {
 // Accept waits until READY was said. The caller owns the Listener; the socket
 // under it goes to the successor all the same.
 func (h *Handoff) Listen(name, network, address string) (*Listener, error) {
+	if err := h.sentAway(); err != nil {
+		return nil, err
+	}
 	inner, sock, err := h.sockets.listen(name, network, address)
 	if err != nil {
 		return nil, err
@@ -202,6 +205,9 @@ func (h *Handoff) Listen(name, network, address string) (*Listener, error) {
 
 // ListenPacket is Listen for datagram sockets: udp, udp4, udp6 and unixgram.
 func (h *Handoff) ListenPacket(name, network, address string) (*PacketConn, error) {
+	if err := h.sentAway(); err != nil {
+		return nil, err
+	}
 	inner, sock, err := h.sockets.listenPacket(name, network, address)
 	if err != nil {
 		return nil, err

@@ -25,6 +25,7 @@ func roles() map[string]func() error {
 		"service":           serviceMain,
 		"service-next":      serviceMain,
 		"service-short":     shortServiceMain,
+		"crossing":          crossingMain,
 		"crash":             func() error { return fmt.Errorf("read configuration: %w", os.ErrNotExist) },
 		"hang":              func() error { select {} },
 		"exit0":             func() error { return nil },

@@ -42,9 +42,9 @@ type Options struct {
 	// another container, finds the service there and takes its sockets and
 	// connections over, as if the service had started it: its mount, pid and
 	// network namespaces may be others. When nobody listens there the process is the
-	// first generation, and listens. Both have to run as the same user, or the
-	// one that asks as root. ZDT_TAKEOVER in the environment overrides it; "-"
-	// turns it off, and so does nothing at all. docs/containers.md tells more. Linux only.
+	// first generation, and listens. Both have to run as the same user.
+	// ZDT_TAKEOVER in the environment overrides it; "-" turns it off, and so does
+	// nothing at all. docs/containers.md tells more. Linux only.
 	Takeover string
 
 	// Exe is the file a bare SIGUSR2 executes. Default: the path this process

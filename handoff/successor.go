@@ -20,13 +20,13 @@ func (m *machine) fromPredecessor(msg message, ok bool) {
 	case msgCommit:
 		m.committed()
 	case msgAbort:
-		if m.predecessor.asked {
-			m.h.undone = fmt.Errorf("%w (%s); the process at %s serves on", ErrUndone, msg.Reason, m.h.opt.Takeover)
-		}
 		if m.phase == control.Stopping && msg.Reason == string(journal.ReasonStopping) {
 			m.drain.hurry(m.h.opt.StopGrace)
 		}
 		if m.phase == control.Candidate || m.phase == control.Starting {
+			if m.predecessor.asked {
+				m.h.undone = fmt.Errorf("%w (%s); the process at %s serves on", ErrUndone, msg.Reason, m.h.opt.Takeover)
+			}
 			grace := m.h.opt.IdleGrace // the clients' service goes on
 			if msg.Reason == string(journal.ReasonStopping) {
 				grace, m.stopped = m.h.opt.StopGrace, true

@@ -10,11 +10,22 @@ import (
 	"github.com/zdt-dev/zdt/handoff/control"
 )
 
-// ErrUndone is what Serve says in a process that had asked for the service
+// ErrUndone is what Serve and Listen say in a process that had asked for the service
 // (Options.Takeover) and was sent away before the commit: the other process serves
 // on. Its main function should end with a status other than 0, so that
 // whoever runs containers hears of it.
 var ErrUndone = errors.New("the takeover was undone")
+
+// sentAway returns ErrUndone once this generation has given back what it was
+// given: what it would open now would not be the service's.
+func (h *Handoff) sentAway() error {
+	select {
+	case <-h.deaf:
+		return h.undone
+	default:
+		return nil
+	}
+}
 
 // errEnded: the process at the takeover socket ended before it had given anything.
 var errEnded = errors.New("the process that listened ended while it was asked; start this one again")
@@ -66,12 +77,19 @@ func (p *predecessor) ask(g *gift, exe string) error {
 		return fmt.Errorf("the process that listens is not trusted: %w", err)
 	}
 	p.pid = peer.PID
-	if err := p.link.send(message{Type: msgTakeover, Version: wireVersion, MinVersion: wireMinVersion, Exe: exe}); err != nil {
-		return ending(err)
+	// One who refuses without having listened is gone already. What he said is there.
+	err = p.link.send(message{Type: msgTakeover, Version: wireVersion, MinVersion: wireMinVersion, Exe: exe})
+	if err != nil && !brokenPipe(err) {
+		return err
 	}
+	reset := false
 	for {
 		p.link.conn.SetReadDeadline(time.Now().Add(helloTimeout))
 		m, err := p.link.receive()
+		if !reset && connectionReset(err) {
+			reset = true // Linux reports that before the packets that came (see pump)
+			continue
+		}
 		if err != nil {
 			return ending(err)
 		}

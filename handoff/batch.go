@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/zdt-dev/zdt/handoff/internal/sockview"
 )
 
 // cargo is the record of one connection in a batch, beside its descriptor.
@@ -21,7 +23,7 @@ type cargo struct {
 	// Session is what a Codec's Session returned.
 	Session json.RawMessage `json:"session,omitempty"`
 	// View is what the kernel said of the connection before the move (Options.VerifyMoves).
-	View *kernelView `json:"view,omitempty"`
+	View *sockview.View `json:"view,omitempty"`
 }
 
 func (c *cargo) setDeadline(t time.Time) {

@@ -6,9 +6,10 @@ import (
 	"strings"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/handoff/internal/sockview"
 )
 
-// This file applies the views of verify.go to moves (Options.VerifyMoves).
+// This file applies package sockview to moves (Options.VerifyMoves).
 
 // inspect adds what the kernel says of a parked connection to its record.
 func (p *parked) inspect() error {
@@ -16,7 +17,7 @@ func (p *parked) inspect() error {
 	if err != nil {
 		return err
 	}
-	v, err := viewOf(fd, true)
+	v, err := sockview.Look(fd, true)
 	if err != nil {
 		return err
 	}
@@ -33,7 +34,7 @@ func (p *parked) restore() error {
 	if err != nil {
 		return err
 	}
-	return p.cargo.View.restore(fd)
+	return p.cargo.View.Restore(fd)
 }
 
 // verify compares a connection that has arrived with what was sent. It runs
@@ -50,20 +51,20 @@ func (h *Handoff) verify(c net.Conn, load cargo) {
 	}
 	// What the sender could not read, this process must not: a sender without
 	// the capability could not undo what is left by a receiver that dies.
-	after, err := viewOf(fd, before.Repair)
+	after, err := sockview.Look(fd, before.Repair)
 	if err != nil {
 		h.events.logger.Warn("look at a connection after its move", "error", err)
 		h.countMoves(func(m *control.Moves) { m.Unverified++ })
 	} else {
 		h.compare(*before, after)
 	}
-	if err := before.restore(fd); err != nil {
+	if err := before.Restore(fd); err != nil {
 		h.events.logger.Error("restore a connection after the look at it", "error", err)
 	}
 }
 
-func (h *Handoff) compare(before, after kernelView) {
-	differences := before.compare(after)
+func (h *Handoff) compare(before, after sockview.View) {
+	differences := before.Compare(after)
 	if len(differences) == 0 {
 		h.countMoves(func(m *control.Moves) { m.Verified++ })
 		return

@@ -1,4 +1,4 @@
-package handoff
+package sockview
 
 import (
 	"bytes"
@@ -61,7 +61,7 @@ func pairOn(t testing.TB, ln net.Listener) *aPair {
 
 func dupOf(t testing.TB, c net.Conn) int {
 	t.Helper()
-	fd, err := dupFD(c.(syscall.Conn))
+	fd, err := dup(c.(syscall.Conn))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,9 +69,21 @@ func dupOf(t testing.TB, c net.Conn) int {
 	return fd
 }
 
-func mustView(t testing.TB, fd int, repair bool) kernelView {
+// dup duplicates the descriptor under c; the caller owns the result.
+func dup(c syscall.Conn) (fd int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	if cerr := raw.Control(func(n uintptr) { fd, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 3) }); cerr != nil {
+		return -1, cerr
+	}
+	return fd, err
+}
+
+func mustView(t testing.TB, fd int, repair bool) View {
 	t.Helper()
-	v, err := viewOf(fd, repair)
+	v, err := Look(fd, repair)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +91,7 @@ func mustView(t testing.TB, fd int, repair bool) kernelView {
 }
 
 // viewWhen looks until the look is as wanted.
-func viewWhen(t testing.TB, fd int, repair bool, want func(kernelView) bool) kernelView {
+func viewWhen(t testing.TB, fd int, repair bool, want func(View) bool) View {
 	t.Helper()
 	for end := time.Now().Add(verifyPatience); ; runtime.Gosched() {
 		v := mustView(t, fd, repair)
@@ -178,17 +190,17 @@ func closeWrite(t testing.TB, c net.Conn) {
 // TestViewsOfMoves looks at real connections to which the peer does things
 // between the looks.
 func TestViewsOfMoves(t *testing.T) {
-	unread := func(n int64) func(kernelView) bool { return func(v kernelView) bool { return v.Unread == n } }
-	state := func(s ...tcpState) func(kernelView) bool {
-		return func(v kernelView) bool { return slices.Contains(s, v.State) }
+	unread := func(n int64) func(View) bool { return func(v View) bool { return v.Unread == n } }
+	state := func(s ...tcpState) func(View) bool {
+		return func(v View) bool { return slices.Contains(s, v.State) }
 	}
 	nothing := func(testing.TB, *aPair) {}
-	always := func(kernelView) bool { return true }
+	always := func(View) bool { return true }
 	type act = func(testing.TB, *aPair)
 	for _, tt := range []struct {
 		name         string
 		before, peer act
-		ready, done  func(kernelView) bool
+		ready, done  func(View) bool
 	}{
 		{"nothing", nothing, nothing, always, always},
 		{"sends", nothing, func(t testing.TB, p *aPair) { write(t, p.client, 10) }, always, unread(10)},
@@ -196,7 +208,7 @@ func TestViewsOfMoves(t *testing.T) {
 		{"sends after some was read", func(t testing.TB, p *aPair) { write(t, p.client, 10); read(t, p.server, 4) },
 			func(t testing.TB, p *aPair) { write(t, p.client, 5) }, unread(6), unread(11)},
 		{"reads and acknowledges", func(t testing.TB, p *aPair) { fill(t, p) }, func(t testing.TB, p *aPair) { read(t, p.client, 1<<20) },
-			func(v kernelView) bool { return v.Unsent > 1<<20 }, always},
+			func(v View) bool { return v.Unsent > 1<<20 }, always},
 		{"ends its stream", nothing, func(t testing.TB, p *aPair) { closeWrite(t, p.client) }, always, state(tcpCloseWait)},
 		{"sends and ends", func(t testing.TB, p *aPair) { write(t, p.client, 3) },
 			func(t testing.TB, p *aPair) { write(t, p.client, 5); closeWrite(t, p.client) }, unread(3), state(tcpCloseWait)},
@@ -221,9 +233,9 @@ func TestViewsOfMoves(t *testing.T) {
 			if err := unix.Sendto(fd, []byte("abc!"), unix.MSG_OOB, nil); err != nil {
 				t.Fatal(err)
 			}
-			viewWhen(t, p.fd, false, func(v kernelView) bool { return v.Urgent })
+			viewWhen(t, p.fd, false, func(v View) bool { return v.Urgent })
 			write(t, p.client, 8)
-		}, unread(3), func(v kernelView) bool { return v.BytesReceived == 15 }},
+		}, unread(3), func(v View) bool { return v.BytesReceived == 15 }},
 	} {
 		for _, repair := range []bool{false, true} {
 			for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
@@ -239,7 +251,7 @@ func TestViewsOfMoves(t *testing.T) {
 					before := viewWhen(t, p.fd, repair, tt.ready)
 					tt.peer(t, p)
 					after := viewWhen(t, p.fd, repair, tt.done)
-					if d := before.compare(throughJSON(t, after)); d != nil {
+					if d := before.Compare(throughJSON(t, after)); d != nil {
 						t.Errorf("differences %q\n%+v\n%+v", d, before, after)
 					}
 					if repairMode(t, p.fd) {
@@ -251,7 +263,7 @@ func TestViewsOfMoves(t *testing.T) {
 	}
 }
 
-func throughJSON(t testing.TB, v kernelView) (back kernelView) {
+func throughJSON(t testing.TB, v View) (back View) {
 	t.Helper()
 	text, err := json.Marshal(v)
 	if err == nil {
@@ -274,19 +286,19 @@ func TestViewsOfUnixMoves(t *testing.T) {
 	write(t, p.client, 3)
 	read(t, p.client, 5000)
 	after := mustView(t, p.fd, true)
-	if d := before.compare(after); d != nil || after.Unread != 13 || after.Unsent != 0 {
+	if d := before.Compare(after); d != nil || after.Unread != 13 || after.Unsent != 0 {
 		t.Errorf("differences %q, view %+v", d, after)
 	}
 	p.client.Close()
-	if d := before.compare(mustView(t, p.fd, true)); d != nil {
+	if d := before.Compare(mustView(t, p.fd, true)); d != nil {
 		t.Errorf("differences %q after the peer closed", d)
 	}
 	read(t, p.server, 1)
-	if d := before.compare(mustView(t, p.fd, true)); d != nil {
+	if d := before.Compare(mustView(t, p.fd, true)); d != nil {
 		t.Errorf("differences %q: one of the bytes sent since was read, which a unix socket does not tell", d)
 	}
 	read(t, p.server, 3)
-	if d := before.compare(mustView(t, p.fd, true)); !slices.Equal(d, []string{"1 unread bytes vanished: 10 before, 9 after"}) {
+	if d := before.Compare(mustView(t, p.fd, true)); !slices.Equal(d, []string{"1 unread bytes vanished: 10 before, 9 after"}) {
 		t.Errorf("differences %q after 4 of 13 bytes were read", d)
 	}
 	if err := leaveRepair(p.fd); err != nil {
@@ -318,17 +330,17 @@ func TestViewsOfMultipathTCP(t *testing.T) {
 	}
 	p := &aPair{server: server, client: client, fd: dupOf(t, server)}
 	write(t, p.client, 10)
-	before := viewWhen(t, p.fd, true, func(v kernelView) bool { return v.Unread == 10 })
+	before := viewWhen(t, p.fd, true, func(v View) bool { return v.Unread == 10 })
 	write(t, p.client, 5)
-	after := viewWhen(t, p.fd, true, func(v kernelView) bool { return v.Unread == 15 })
-	if d := before.compare(after); d != nil || before.Socket != "mptcp" || before.Repair {
+	after := viewWhen(t, p.fd, true, func(v View) bool { return v.Unread == 15 })
+	if d := before.Compare(after); d != nil || before.Socket != "mptcp" || before.Repair {
 		t.Errorf("differences %q, view %+v", d, before)
 	}
 	if err := leaveRepair(p.fd); err != nil {
 		t.Error(err)
 	}
 	p.client.Close()
-	if d := before.compare(mustView(t, p.fd, true)); d != nil {
+	if d := before.Compare(mustView(t, p.fd, true)); d != nil {
 		t.Errorf("differences %q after the peer closed", d)
 	}
 }
@@ -362,9 +374,9 @@ func TestViewsTell(t *testing.T) {
 			needRepair(t)
 			p := newTCPPair(t)
 			write(t, p.client, 10)
-			before := viewWhen(t, p.fd, true, func(v kernelView) bool { return v.Unread == 10 })
+			before := viewWhen(t, p.fd, true, func(v View) bool { return v.Unread == 10 })
 			tt.wrong(t, p)
-			if d := before.compare(mustView(t, p.fd, true)); !strings.Contains(strings.Join(d, "\n"), tt.want) {
+			if d := before.Compare(mustView(t, p.fd, true)); !strings.Contains(strings.Join(d, "\n"), tt.want) {
 				t.Errorf("differences %q, want %q", d, tt.want)
 			}
 		})
@@ -388,11 +400,11 @@ func TestViewRefuses(t *testing.T) {
 	}
 	defer null.Close()
 	for name, c := range map[string]syscall.Conn{"a file": null, "a datagram socket": udp.(syscall.Conn), "a listener": ln.(syscall.Conn)} {
-		fd, err := dupFD(c)
+		fd, err := dup(c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v, err := viewOf(fd, true); err == nil {
+		if v, err := Look(fd, true); err == nil {
 			t.Errorf("%s: %+v", name, v)
 		}
 		if err := leaveRepair(fd); err != nil {

@@ -1,12 +1,14 @@
-package handoff
+// Package sockview looks at a connection through the kernel's eyes, so that what
+// arrived in one process can be compared with what another one sent.
+package sockview
 
 import "fmt"
 
-// kernelView is what the kernel says of a connection at one moment. It travels
+// View is what the kernel says of a connection at one moment. It travels
 // on the wire beside the descriptor, so that the receiver can compare what it
 // got with what was sent. Numbers that the kernel did not give are 0: they are
 // not compared.
-type kernelView struct {
+type View struct {
 	Socket string `json:"socket"`           // tcp, mptcp or unix
 	Inode  uint64 `json:"inode,omitempty"`  // of the socket object: the same in all processes and namespaces
 	Cookie uint64 `json:"cookie,omitempty"` // SO_COOKIE: as the inode, but never used again (Linux 4.12)
@@ -109,7 +111,7 @@ func (s tcpState) mayBecome(t tcpState) bool {
 	return false
 }
 
-// compare returns the differences between two looks at a connection that
+// Compare returns the differences between two looks at a connection that
 // was moved, a sentence each; none when the move was clean. Between the looks
 // nobody on this side has read, written or shut down. What the peer may have
 // done meanwhile is no difference: it may have sent, acknowledged or read, ended
@@ -118,7 +120,7 @@ func (s tcpState) mayBecome(t tcpState) bool {
 // With nobody reading, what was read so far (bytes received less those unread)
 // stays what it was, and with nobody writing, so does what was written so far
 // (bytes acknowledged and those not). Sequence numbers move by the counted bytes.
-func (before kernelView) compare(after kernelView) []string {
+func (before View) Compare(after View) []string {
 	if before.Socket != after.Socket {
 		return []string{fmt.Sprintf("another socket: %q before, %q after", before.Socket, after.Socket)}
 	}
@@ -157,14 +159,14 @@ type differences []string
 
 func (d *differences) add(format string, args ...any) { *d = append(*d, fmt.Sprintf(format, args...)) }
 
-func (d *differences) states(before, after kernelView) {
+func (d *differences) states(before, after View) {
 	if before.State != 0 && after.State != 0 && !before.State.mayBecome(after.State) {
 		d.add("state: %s before, %s after, which is not the peer's doing", before.State, after.State)
 	}
 }
 
 // segments compares the numbers of packets.
-func (d *differences) segments(before, after kernelView) {
+func (d *differences) segments(before, after View) {
 	if known(before.SegsIn, after.SegsIn) {
 		switch n := int32(after.SegsIn - before.SegsIn); {
 		case n < 0:
@@ -182,7 +184,7 @@ func (d *differences) segments(before, after kernelView) {
 }
 
 // received compares what came from the peer.
-func (d *differences) received(before, after kernelView) {
+func (d *differences) received(before, after View) {
 	exact := before.Counted && after.Counted
 	if exact && after.BytesReceived < before.BytesReceived {
 		d.add("bytes received: %d before, %d after", before.BytesReceived, after.BytesReceived)
@@ -224,7 +226,7 @@ func (d *differences) received(before, after kernelView) {
 }
 
 // sent compares what goes to the peer.
-func (d *differences) sent(before, after kernelView) {
+func (d *differences) sent(before, after View) {
 	if known(before.SndSeq, after.SndSeq) && before.SndSeq != after.SndSeq {
 		d.add("send sequence number: %d before, %d after", before.SndSeq, after.SndSeq)
 	}

@@ -1,4 +1,4 @@
-package handoff
+package sockview
 
 import (
 	"bytes"
@@ -73,7 +73,7 @@ func TestLookKeepsPortFree(t *testing.T) {
 	killedBetween := func(p *aPair) {
 		before := mustView(t, p.fd, true)
 		off(p)
-		if err := before.restore(p.fd); err != nil {
+		if err := before.Restore(p.fd); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -98,7 +98,7 @@ func TestRepairMode(t *testing.T) {
 		p := newTCPPair(t)
 		enterRepair(t, p.fd, tcpRecvQueue)
 		write(t, p.client, 10)
-		viewWhen(t, p.fd, false, func(v kernelView) bool { return v.Unread == 10 })
+		viewWhen(t, p.fd, false, func(v View) bool { return v.Unread == 10 })
 		if _, err := unix.Read(p.fd, make([]byte, 10)); !errors.Is(err, unix.EPERM) {
 			t.Errorf("read: %v, want EPERM", err)
 		}
@@ -148,7 +148,7 @@ func TestLookWithoutCapability(t *testing.T) {
 	needRepair(t)
 	p, stuck := newTCPPair(t), newTCPPair(t)
 	enterRepair(t, stuck.fd, tcpRecvQueue)
-	var v kernelView
+	var v View
 	var errs [4]error
 	done := make(chan struct{})
 	go func() {
@@ -163,7 +163,7 @@ func TestLookWithoutCapability(t *testing.T) {
 		if errs[0] = unix.Capset(&header, &data[0]); errs[0] != nil {
 			return
 		}
-		v, errs[1] = viewOf(p.fd, true)
+		v, errs[1] = Look(p.fd, true)
 		errs[2] = leaveRepair(p.fd)
 		errs[3] = leaveRepair(stuck.fd)
 	}()
@@ -177,7 +177,7 @@ func TestLookWithoutCapability(t *testing.T) {
 	if !errors.Is(errs[3], unix.EPERM) {
 		t.Errorf("leave the mode: %v, want EPERM", errs[3])
 	}
-	if d := mustView(t, p.fd, true).compare(v); d != nil {
+	if d := mustView(t, p.fd, true).Compare(v); d != nil {
 		t.Errorf("differences %q from a look with the capability", d)
 	}
 	talk(t, p)
@@ -209,7 +209,7 @@ func TestLookAtUnsent(t *testing.T) {
 		}()
 		for v := before; v.Unsent != 0; looks++ {
 			v = mustView(t, p.fd, true)
-			if d := before.compare(v); d != nil {
+			if d := before.Compare(v); d != nil {
 				t.Fatalf("look %d: %q\n%+v\n%+v", looks, d, before, v)
 			}
 		}
@@ -256,8 +256,8 @@ func TestLooksUnderTraffic(t *testing.T) {
 			if v.Unsteady {
 				unsteady++
 			}
-			for _, earlier := range []kernelView{before, last} {
-				if d := earlier.compare(v); d != nil {
+			for _, earlier := range []View{before, last} {
+				if d := earlier.Compare(v); d != nil {
 					t.Errorf("look %d: %q\n%+v\n%+v", looks, d, earlier, v)
 					still = 100
 				}
@@ -295,7 +295,7 @@ func TestLooker(t *testing.T) {
 		select {}
 	}
 	for {
-		if _, err := viewOf(fd, true); err != nil {
+		if _, err := Look(fd, true); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -304,11 +304,17 @@ func TestLooker(t *testing.T) {
 // startLooker starts a process with a copy of fd and waits until it looks.
 func startLooker(t *testing.T, fd int, mode string) *exec.Cmd {
 	t.Helper()
-	socket, err := fileOf(fd)
+	// A blocking placeholder first: of a file over the socket itself os/exec
+	// would clear O_NONBLOCK, which all its descriptors share.
+	placeholder, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
 	}
+	socket := os.NewFile(uintptr(placeholder), "socket")
 	defer socket.Close()
+	if err := unix.Dup3(fd, placeholder, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -347,15 +353,15 @@ func TestKilledInRepair(t *testing.T) {
 	needRepair(t)
 	p := newTCPPair(t)
 	write(t, p.client, 10)
-	before := viewWhen(t, p.fd, true, func(v kernelView) bool { return v.Unread == 10 })
+	before := viewWhen(t, p.fd, true, func(v View) bool { return v.Unread == 10 })
 	kill(t, startLooker(t, p.fd, "stay"))
 	if !repairMode(t, p.fd) {
 		t.Fatal("the mode was left without anybody doing it")
 	}
-	if err := before.restore(p.fd); err != nil || repairMode(t, p.fd) {
+	if err := before.Restore(p.fd); err != nil || repairMode(t, p.fd) {
 		t.Fatalf("restored: %v", err)
 	}
-	if d := before.compare(mustView(t, p.fd, true)); d != nil {
+	if d := before.Compare(mustView(t, p.fd, true)); d != nil {
 		t.Errorf("differences %q", d)
 	}
 	read(t, p.server, 10)
@@ -414,10 +420,10 @@ func TestKilledWhileLooking(t *testing.T) {
 		} else if on, err := unix.GetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR); err == nil && on == 0 {
 			noReuse++
 		}
-		if err := before.restore(p.fd); err != nil || repairMode(t, p.fd) {
+		if err := before.Restore(p.fd); err != nil || repairMode(t, p.fd) {
 			t.Fatalf("still in TCP_REPAIR (%v)", err)
 		}
-		if d := before.compare(mustView(t, p.fd, true)); d != nil {
+		if d := before.Compare(mustView(t, p.fd, true)); d != nil {
 			t.Fatalf("differences %q", d)
 		}
 		if _, err := p.server.Write(down[cut:]); err != nil {
@@ -448,7 +454,7 @@ func BenchmarkViewOf(b *testing.B) {
 		b.Run(map[bool]string{false: "plain", true: "repair"}[repair], func(b *testing.B) {
 			fd := newTCPPair(b).fd
 			for b.Loop() {
-				if v, err := viewOf(fd, repair); err != nil || v.Repair != repair {
+				if v, err := Look(fd, repair); err != nil || v.Repair != repair {
 					b.Fatal(v, err)
 				}
 			}
@@ -466,7 +472,7 @@ func BenchmarkViewOf(b *testing.B) {
 	b.Run("unix", func(b *testing.B) {
 		fd := newPair(b, "unix", filepath.Join(b.TempDir(), "s")).fd
 		for b.Loop() {
-			if _, err := viewOf(fd, false); err != nil {
+			if _, err := Look(fd, false); err != nil {
 				b.Fatal(err)
 			}
 		}

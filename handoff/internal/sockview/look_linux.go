@@ -1,4 +1,4 @@
-package handoff
+package sockview
 
 import (
 	"fmt"
@@ -15,7 +15,7 @@ import (
 // buffer and stops; it takes a very fast one to outlast the tries.
 const steadyTries = 32
 
-// viewOf looks at a connected stream socket. fd stays the caller's.
+// Look looks at a connected stream socket. fd stays the caller's.
 //
 // With repair the sequence numbers are read too. For that the socket is put into
 // TCP_REPAIR for a few microseconds, in which nobody else may read from it,
@@ -26,15 +26,15 @@ const steadyTries = 32
 // A process killed in those microseconds leaves the mode on: whoever holds
 // another descriptor of the socket calls restore or leaveRepair. If nobody does, the kernel
 // destroys the connection without a word to the peer.
-func viewOf(fd int, repair bool) (kernelView, error) {
-	v := kernelView{}
+func Look(fd int, repair bool) (View, error) {
+	v := View{}
 	if err := v.identify(fd); err != nil {
-		return kernelView{}, err
+		return View{}, err
 	}
 	tcp := v.Socket == "tcp"
 	if tcp && repair {
 		if err := leaveRepair(fd); err != nil {
-			return kernelView{}, err
+			return View{}, err
 		}
 	}
 	// Each question is answered by itself. When the counters are the same before
@@ -44,11 +44,11 @@ func viewOf(fd int, repair bool) (kernelView, error) {
 		first, last := tcpInfo{}, tcpInfo{}
 		if tcp {
 			if err := first.read(fd); err != nil {
-				return kernelView{}, fmt.Errorf("look at connection %d: TCP_INFO: %w", fd, err)
+				return View{}, fmt.Errorf("look at connection %d: TCP_INFO: %w", fd, err)
 			}
 		}
 		if err := v.queues(fd); err != nil {
-			return kernelView{}, err
+			return View{}, err
 		}
 		if !tcp {
 			v.Unsteady = false
@@ -56,7 +56,7 @@ func viewOf(fd int, repair bool) (kernelView, error) {
 		}
 		v.take(first)
 		if err := last.read(fd); err != nil {
-			return kernelView{}, fmt.Errorf("look at connection %d: TCP_INFO: %w", fd, err)
+			return View{}, fmt.Errorf("look at connection %d: TCP_INFO: %w", fd, err)
 		}
 		if !first.same(last) {
 			continue
@@ -67,11 +67,11 @@ func viewOf(fd int, repair bool) (kernelView, error) {
 			// after the retransmission timeout; so that queue is left alone.
 			seq := sequences{withSend: first.waits() == 0}
 			if err := seq.read(fd); err != nil {
-				return kernelView{}, err
+				return View{}, err
 			}
 			v.Repair, v.RcvSeq, v.SndSeq = seq.known, uint32(seq.rcv), uint32(seq.snd)
 			if err := last.read(fd); err != nil {
-				return kernelView{}, fmt.Errorf("look at connection %d: TCP_INFO: %w", fd, err)
+				return View{}, fmt.Errorf("look at connection %d: TCP_INFO: %w", fd, err)
 			}
 			if !first.same(last) {
 				continue
@@ -84,7 +84,7 @@ func viewOf(fd int, repair bool) (kernelView, error) {
 }
 
 // identify fills in what a connection is.
-func (v *kernelView) identify(fd int) error {
+func (v *View) identify(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("look at connection %d: fstat: %w", fd, err)
@@ -148,7 +148,7 @@ func addressText(sa unix.Sockaddr) string {
 }
 
 // queues fills in what waits in the socket.
-func (v *kernelView) queues(fd int) error {
+func (v *View) queues(fd int) error {
 	unread, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
 	if err != nil {
 		return fmt.Errorf("look at connection %d: SIOCINQ: %w", fd, err)
@@ -164,7 +164,7 @@ func (v *kernelView) queues(fd int) error {
 	return nil
 }
 
-func (v *kernelView) take(i tcpInfo) {
+func (v *View) take(i tcpInfo) {
 	v.State = tcpState(i.info.State)
 	v.Counted = i.has(unsafe.Offsetof(i.info.Bytes_received) + unsafe.Sizeof(i.info.Bytes_received))
 	v.BytesReceived, v.BytesAcked = i.info.Bytes_received, i.info.Bytes_acked
@@ -316,9 +316,9 @@ func leaveRepair(fd int) error {
 	return nil
 }
 
-// restore is leaveRepair for who has a view from before: also when the other
+// Restore is leaveRepair for who has a view from before: also when the other
 // process was killed just after it left TCP_REPAIR it restores SO_REUSEADDR.
-func (before kernelView) restore(fd int) error {
+func (before View) Restore(fd int) error {
 	if err := leaveRepair(fd); err != nil || !before.ReuseAddr {
 		return err
 	}

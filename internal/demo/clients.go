@@ -20,7 +20,7 @@ func (d *demo) showClients(r load.Report) {
 	fmt.Fprintf(d.out, "  requests      %d in %.1f s\n", r.Requests, r.Elapsed.Seconds())
 	fmt.Fprintf(d.out, "  failed        %s\n", verdict(r.Failed))
 	fmt.Fprintf(d.out, "  refused       %s\n", verdict(r.Refused))
-	fmt.Fprintf(d.out, "  reconnected   %d, after an answer that said \"Connection: close\"\n", r.PoliteCloses)
+	fmt.Fprintf(d.out, "  reconnected   %s\n", verdict(r.Reconnects))
 	fmt.Fprintf(d.out, "  latency       median %.1f ms, 99th percentile %.1f ms\n", r.P50.Seconds()*1000, r.P99.Seconds()*1000)
 	for _, f := range r.Failures {
 		fmt.Fprintf(d.out, "  +%.3f s %s: %s\n", f.At.Seconds(), f.Kind, f.Text)

@@ -86,7 +86,7 @@ func (d *demo) startLoad(ctx context.Context) error {
 }
 
 func (d *demo) upgrade(ctx context.Context) error {
-	d.say("The upgrade: the running program passes its sockets to v2, and only then finishes.")
+	d.say("The upgrade: the running program passes its sockets to v2, and then its connections.")
 	c, err := d.operate(ctx, "zdt upgrade hello --binary ./hello-v2")
 	if err != nil {
 		return err
@@ -126,6 +126,7 @@ func (d *demo) stopLoad(context.Context) error {
 	d.showClients(r)
 	d.promise(r.Failed == 0, "no request fails, not %d", r.Failed)
 	d.promise(r.Refused == 0, "no connection is refused, not %d", r.Refused)
+	d.promise(r.Reconnects == 0, "no client has to reconnect, not %d times", r.Reconnects)
 	d.promise(r.Versions["v1"] > 0 && r.Versions["v2"] > 0, "v1 and v2 answer")
 	d.promise(r.Versions["v3"] == 0, "v3 never answers")
 	return nil

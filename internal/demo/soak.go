@@ -51,8 +51,8 @@ func (d *demo) soak(ctx context.Context) error {
 			}
 			slices.Sort(took)
 			l := d.load.Report()
-			fmt.Fprintf(d.out, "  %4d upgrades, median %.0f ms; %d requests, %d failed, %d refused; %d descriptors beside the clients'\n",
-				n, took[len(took)/2].Seconds()*1000, l.Requests, l.Failed, l.Refused, now)
+			fmt.Fprintf(d.out, "  %4d upgrades, median %.0f ms; %d requests, %d failed, %d refused, %d reconnects; %d descriptors beside the clients'\n",
+				n, took[len(took)/2].Seconds()*1000, l.Requests, l.Failed, l.Refused, l.Reconnects, now)
 			d.promise(now <= before, "the service has no more descriptors than the %d at the beginning, not %d", before, now)
 		}
 	}

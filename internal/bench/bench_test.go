@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -56,15 +57,43 @@ func TestMeasureStartups(t *testing.T) {
 }
 
 func TestMeasureThroughput(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := measureThroughput(t.Context(), self, 1)
+	c, err := measureThroughput(t.Context(), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(c.rates) != 1 || c.rates[0] <= 0 || c.cpus[0] <= 0 {
 		t.Errorf("measured %+v", c)
+	}
+}
+
+func TestMeasureMoves(t *testing.T) {
+	const conns = 300 // more than a batch
+	s, err := measureSpeed(t.Context(), 1, conns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.ratios) != 2 || s.ratios[0] <= 0 || len(s.verified) != 1 || s.verified[0] <= 0 {
+		t.Errorf("measured %+v", s)
+	}
+	pauses, err := measurePauses(t.Context(), 1, conns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pauses) != conns || slices.Min(pauses) <= 0 {
+		t.Errorf("measured %v", pauses)
+	}
+	w, err := measureWaits(t.Context(), 1, conns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(w.before) == 0 || slices.Min(w.before) <= 0 {
+		t.Errorf("measured %+v", w)
+	}
+	m, err := measureMemory(t.Context(), conns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.bare <= 0 || m.library <= 0 || m.moved <= 0 || m.used <= 0 {
+		t.Errorf("measured %+v", m)
 	}
 }

@@ -15,7 +15,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/zdt-dev/zdt/internal/guest"
@@ -33,7 +35,8 @@ func run(args []string) int {
 	image := flags.String("image", string(guest.Trixie), "suite of the guest: bookworm or trixie")
 	n := flags.Int("n", 40, "how often each thing is measured")
 	inside := flags.Bool("inside", false, "measure; set by bench itself when it runs inside the guest")
-	serve := flags.String("serve", "", "be a server, bare or handoff; set by bench itself")
+	only := flags.String("only", "", "sections to measure, separated by commas: "+strings.Join(sectionNames(), ", "))
+	serve := flags.String("serve", "", "be one of the processes that are measured; set by bench itself")
 	if err := flags.Parse(args); err != nil {
 		return 64
 	}
@@ -42,9 +45,9 @@ func run(args []string) int {
 	case *serve != "":
 		err = serveRole(*serve)
 	case *inside:
-		err = measure(ctx, os.Stdout, *n)
+		err = measure(ctx, os.Stdout, *n, *only)
 	default:
-		err = runInGuest(ctx, os.Stdout, guest.Image(*image), *n)
+		err = runInGuest(ctx, os.Stdout, guest.Image(*image), *n, *only)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -54,7 +57,7 @@ func run(args []string) int {
 }
 
 // runInGuest builds the programs, boots a guest, and runs the measurements in it.
-func runInGuest(ctx context.Context, out io.Writer, image guest.Image, n int) error {
+func runInGuest(ctx context.Context, out io.Writer, image guest.Image, n int, only string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("booting a guest needs root")
 	}
@@ -81,7 +84,7 @@ func runInGuest(ctx context.Context, out io.Writer, image guest.Image, n int) er
 	if err := g.Copy(filepath.Join(built, "zdt"), "/usr/local/bin/zdt", 0o755); err != nil {
 		return err
 	}
-	r, err := g.Exec(ctx, guest.Command{Args: []string{filepath.Join(dir, "bench"), "-inside", "-n", strconv.Itoa(n)}, Output: out})
+	r, err := g.Exec(ctx, guest.Command{Args: []string{filepath.Join(dir, "bench"), "-inside", "-n", strconv.Itoa(n), "-only", only}, Output: out})
 	if err == nil && r.Code != 0 {
 		err = fmt.Errorf("the measurements ended with exit status %d", r.Code)
 	}
@@ -103,12 +106,32 @@ func build(ctx context.Context, to string) error {
 	return nil
 }
 
+// sections are what is measured, in this order.
+func sections() []section {
+	return []section{{"startup", startups}, {"throughput", throughput}, {"moves", moves}, {"upgrades", upgrades}, {"programs", programs}}
+}
+
+type section struct {
+	name    string
+	measure func(ctx context.Context, t *table, n int) error
+}
+
+func sectionNames() (names []string) {
+	for _, s := range sections() {
+		names = append(names, s.name)
+	}
+	return names
+}
+
 // measure runs inside the guest.
-func measure(ctx context.Context, out io.Writer, n int) error {
+func measure(ctx context.Context, out io.Writer, n int, only string) error {
 	describeMachine(ctx, out)
-	for _, section := range []func(context.Context, *table, int) error{startups, throughput, upgrades, programs} {
+	for _, s := range sections() {
+		if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
+			continue
+		}
 		var t table
-		if err := section(ctx, &t, n); err != nil {
+		if err := s.measure(ctx, &t, n); err != nil {
 			return err
 		}
 		t.print(out)

@@ -58,6 +58,7 @@ func measureStartups(ctx context.Context, program string, n int) (startupTimes, 
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return r, fmt.Errorf("prctl: %w", err)
 	}
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 	tmp, err := os.MkdirTemp("", "zdt-bench-")
 	if err != nil {
 		return r, err

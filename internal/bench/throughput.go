@@ -9,16 +9,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/handoff"
 )
@@ -28,46 +24,35 @@ const (
 	slice   = 200 * time.Millisecond // long against a scheduler's turn, short against a noisy neighbour's
 )
 
-// serveRole serves the same handler with net/http alone or with the library, and ends with its standard input.
-func serveRole(role string) error {
-	body := []byte(strings.Repeat("x", 512))
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(body) })
-	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		os.Exit(0)
-	}()
-	srv := &http.Server{Handler: handler}
-	switch role {
-	case "bare":
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		fmt.Println(ln.Addr())
-		return srv.Serve(ln)
-	case "handoff":
-		h, err := handoff.Open(handoff.Options{Service: "bench", ControlSocket: "-"})
-		if err != nil {
-			return err
-		}
-		ln, err := h.Listen("http", "tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		fmt.Println(ln.Addr())
-		return h.Serve(srv, ln)
+// serveBare and serveLibrary serve the same handler, with net/http alone and with the library.
+func serveBare() error {
+	go exitWithInput()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("no role %q", role)
+	tell(ln.Addr().String())
+	return http.Serve(ln, answers())
+}
+
+func serveLibrary() error {
+	go exitWithInput()
+	h, err := handoff.Open(handoff.Options{Service: "bench", ControlSocket: "-"})
+	if err != nil {
+		return err
+	}
+	ln, err := h.Listen("http", "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	tell(ln.Addr().String())
+	return h.Serve(&http.Server{Handler: answers()}, ln)
 }
 
 // throughput compares net/http with and without the library: kept-alive connections that send one GET after the other.
 func throughput(ctx context.Context, t *table, n int) error {
 	t.title = fmt.Sprintf("Throughput of net/http, %d connections, GET of 512 bytes", clients)
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	r, err := measureThroughput(ctx, self, n)
+	r, err := measureThroughput(ctx, n)
 	if err != nil {
 		return fmt.Errorf("throughput: %w", err)
 	}
@@ -93,10 +78,10 @@ type comparison struct {
 	rates, cpus   []float64 // library divided by bare, of neighbouring turns
 }
 
-func measureThroughput(ctx context.Context, self string, n int) (c comparison, err error) {
+func measureThroughput(ctx context.Context, n int) (c comparison, err error) {
 	var servers [2]*server
-	for i, role := range []string{"bare", "handoff"} {
-		if servers[i], err = startServer(ctx, self, role); err != nil {
+	for i, role := range []string{roleBare, roleLibrary} {
+		if servers[i], err = startServer(ctx, role); err != nil {
 			return c, err
 		}
 		defer servers[i].stop()
@@ -134,70 +119,33 @@ func measureThroughput(ctx context.Context, self string, n int) (c comparison, e
 
 // server is a server process and the connections to it.
 type server struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
+	*process
 	conns []net.Conn
 	size  int // of an answer
 }
 
 const request = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
-func startServer(ctx context.Context, self, role string) (*server, error) {
-	s := &server{cmd: exec.CommandContext(ctx, self, "-serve", role)}
-	s.cmd.Stderr = os.Stderr
-	stdin, err := s.cmd.StdinPipe()
+func startServer(ctx context.Context, role string) (s *server, err error) {
+	p, err := startProcess(ctx, role, true)
 	if err != nil {
 		return nil, err
 	}
-	stdout, err := s.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := startOnFirstProcessor(s.cmd); err != nil {
-		return nil, err
-	}
-	s.stdin = stdin
-	addr, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		s.stop()
-		return nil, fmt.Errorf("server %s: %w", role, err)
-	}
-	for range clients {
-		conn, err := net.Dial("tcp", strings.TrimSpace(addr))
+	s = &server{process: p}
+	defer func() {
 		if err != nil {
 			s.stop()
-			return nil, err
 		}
-		s.conns = append(s.conns, conn)
-	}
-	if s.size, err = answerSize(s.conns[0]); err != nil {
-		s.stop()
+	}()
+	var addr string
+	if err := s.hear(&addr); err != nil {
 		return nil, err
 	}
-	return s, nil
-}
-
-// startOnFirstProcessor keeps the server on one processor and leaves the others to the clients, so that the server is what
-// limits the rate, and where the scheduler puts whom is no part of it. With a single processor there is nothing to
-// choose.
-func startOnFirstProcessor(cmd *exec.Cmd) error {
-	var all, first unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &all); err != nil || all.Count() < 2 {
-		return cmd.Start()
+	if s.conns, err = dial(addr, clients); err != nil {
+		return nil, err
 	}
-	for i := 0; first.Count() == 0; i++ {
-		if all.IsSet(i) {
-			first.Set(i)
-		}
-	}
-	// A child inherits what the thread has that starts it.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.SchedSetaffinity(0, &first); err != nil {
-		return cmd.Start()
-	}
-	defer unix.SchedSetaffinity(0, &all)
-	return cmd.Start()
+	s.size, err = answerSize(s.conns[0])
+	return s, err
 }
 
 // answerSize asks once. All answers are of the same size, so the clients need not parse them.
@@ -270,11 +218,8 @@ func (s *server) turn() (rate, cpu float64, err error) {
 }
 
 func (s *server) stop() {
-	for _, c := range s.conns {
-		c.Close()
-	}
-	s.stdin.Close()
-	s.cmd.Wait()
+	hangUp(s.conns)
+	s.process.stop()
 }
 
 // cpuOf sums what the scheduler counted for the threads of a process; /proc/PID/stat counts in ticks of 10 ms.

@@ -20,6 +20,15 @@
 // crashes, hangs, exits, is aborted by SIGUSR1 — ends the candidate, and the
 // incumbent accepts again as if nothing had been.
 //
+// # Connections
+//
+// The incumbent hands its established connections over too, each at a moment
+// when its client cannot tell: HTTP/1 served by [Handoff.Serve] between two requests,
+// protocols of the program's own between two messages ([Handoff.Track]). A
+// connection has exactly one owner; the sender lets go when the receiver has
+// acknowledged it. An aborted candidate gives back what it has accepted. TLS and
+// HTTP/2 cannot move and are closed politely. docs/protocol.md has the rules.
+//
 // # Sockets
 //
 // A socket has one registry descriptor in each generation, owned by the

@@ -64,8 +64,8 @@ type Options struct {
 	// requests: hijacked ones and those of a protocol of the program's own.
 	// Default: DrainTimeout.
 	StreamTimeout time.Duration
-	// IdleGrace is how long an idle connection is kept in a drain so that a
-	// request already on its way is still answered. The answer says
+	// IdleGrace is how long an idle connection that cannot move is kept in a
+	// drain so that a request already on its way is still answered. The answer says
 	// "Connection: close".
 	IdleGrace time.Duration
 	// StopGrace is IdleGrace when the service as a whole stops.

@@ -16,9 +16,15 @@ import (
 // service and was sent away gets ErrUndone.
 //
 // ln comes from Listen, possibly wrapped (tls.NewListener). Serve takes srv
-// over: it chains itself before srv.Handler and srv.ConnState, which still run.
-// During a drain every response says "Connection: close" (HTTP/2: GOAWAY), so
-// that clients come back to the successor without losing a request.
+// over: it chains itself before srv.Handler, srv.ConnState, srv.ConnContext and
+// srv.BaseContext, which still run.
+//
+// Where ln is the Listener itself, HTTP/1 connections move to the successor as
+// they fall idle, and their clients notice nothing. srv.IdleTimeout goes on to run; a client that had sent
+// half a request head gets srv.ReadHeaderTimeout anew. ConnState sees the end of such a
+// connection in this process, and a new one in the other with its next request. All other
+// connections (wrapped, HTTP/2) get "Connection: close" (GOAWAY) with their next
+// response, so that clients come back to the successor without losing a request.
 //
 // srv.Shutdown and srv.Close end Serve as they end http.Server.Serve, with
 // http.ErrServerClosed.

@@ -36,6 +36,7 @@ func roles() map[string]func() error {
 		"list-fds":          listFDsMain,
 		"ask-control":       askControlMain,
 		"tasks":             tasksMain,
+		"swaps":             swapsMain,
 		"group":             groupMain,
 	}
 }

@@ -237,8 +237,8 @@ func (r *sockets) migrateReq() *int {
 // tellLeaving says what becomes of the connections that wait in a socket of a
 // group which closes while others go on.
 func (h *Handoff) tellLeaving(s *socket) {
-	if h.sockets.siblings(s) == 0 {
-		return
+	if h.draining.Load() || h.sockets.siblings(s) == 0 {
+		return // a successor has them all, or all of them close
 	}
 	value, known := readMigrateReq()
 	if why := lostWith(value, known); why != "" {
@@ -252,9 +252,9 @@ func lostWith(migrateReq int, known bool) string {
 	case migrateReq == 1:
 		return ""
 	case known:
-		return fmt.Sprintf("connections that still wait in it are reset, because net.ipv4.tcp_migrate_req is %d; \"sysctl net.ipv4.tcp_migrate_req=1\" makes the kernel give them to the others", migrateReq)
+		return fmt.Sprintf("connections that wait in it or are on their way into it are reset, because net.ipv4.tcp_migrate_req is %d; \"sysctl net.ipv4.tcp_migrate_req=1\" makes the kernel give them to the others", migrateReq)
 	default:
-		return "connections that still wait in it are reset; Linux 5.14 and later can give them to the others (net.ipv4.tcp_migrate_req)"
+		return "connections that wait in it or are on their way into it are reset; Linux 5.14 and later can give them to the others (net.ipv4.tcp_migrate_req)"
 	}
 }
 

@@ -88,9 +88,10 @@ func (s *stage) nextGroup(p groupPlan) control.Status {
 }
 
 // groupOf starts a stage whose second generation has a group.
-func groupOf(t *testing.T, p groupPlan) (*stage, control.Status) {
+func groupOf(t *testing.T, cfg serviceConfig, p groupPlan) (*stage, control.Status) {
 	t.Helper()
-	s := newStage(t, quick(serviceConfig{DrainTimeout: patience, Sockets: []socketSpec{{"first", "tcp", "127.0.0.1:0"}}}))
+	cfg.DrainTimeout, cfg.Sockets = patience, []socketSpec{{"first", "tcp", "127.0.0.1:0"}}
+	s := newStage(t, cfg)
 	s.startReady()
 	st := s.nextGroup(p)
 	s.addr = groupSockets(st)[0].Address
@@ -115,7 +116,8 @@ func listeners(t *testing.T, address string) int {
 	}
 	const listen = "0A" // TCP_LISTEN in /proc/net/tcp
 	n := 0
-	for line := range strings.SplitSeq(readFile("/proc/net/tcp"), "\n") {
+	// Not /proc/net, which is that of the main thread.
+	for line := range strings.SplitSeq(readFile("/proc/thread-self/net/tcp"), "\n") {
 		if f := strings.Fields(line); len(f) > 3 && f[3] == listen && f[1] == fmt.Sprintf("0100007F:%04X", atoi(port)) {
 			n++
 		}
@@ -128,7 +130,7 @@ func listeners(t *testing.T, address string) int {
 // while one after the other has more or fewer.
 func TestGroupKeepsItsQueues(t *testing.T) {
 	t.Parallel()
-	s, st := groupOf(t, groupPlan{Size: 4, Deaf: true})
+	s, st := groupOf(t, quick(serviceConfig{}), groupPlan{Size: 4, Deaf: true})
 	if n := listeners(t, s.addr); n != 4 || len(groupSockets(st)) != 4 {
 		t.Errorf("%d sockets listen, the status has %+v", n, st.Sockets)
 	}
@@ -177,7 +179,7 @@ func TestGroupKeepsItsQueues(t *testing.T) {
 // the service: undone, it leaves nobody in a queue.
 func TestGroupOfAnUndoneCandidate(t *testing.T) {
 	t.Parallel()
-	s, st := groupOf(t, groupPlan{Size: 2})
+	s, st := groupOf(t, quick(serviceConfig{}), groupPlan{Size: 2})
 	s.plan(groupPlan{Size: 8})
 	for _, undo := range []func(candidate int){
 		func(int) { s.signal(st.PID, syscall.SIGUSR1) },
@@ -211,7 +213,7 @@ func TestGroupUnderLoad(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds of full load")
 	}
-	s, _ := groupOf(t, groupPlan{Size: 2})
+	s, _ := groupOf(t, serviceConfig{}, groupPlan{Size: 2})
 	l := load.Start(load.Config{
 		KeepAlive: 16, Fresh: 8,
 		Dial: func(ctx context.Context) (net.Conn, error) {

@@ -472,9 +472,18 @@ func TestReusePortAcrossNamespaces(t *testing.T) {
 		err error
 	}
 	made := make(chan result)
-	go func() {
-		// The thread is not unlocked: it ends with the goroutine and so does the namespace.
+	var enter func()
+	enter = func() {
+		// The thread is not unlocked: it ends with the goroutine and so does the
+		// namespace. The main thread would not end, so it is held meanwhile.
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			other := make(chan struct{})
+			go func() { defer close(other); enter() }()
+			<-other
+			return
+		}
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			made <- result{err: err}
 			return
@@ -484,7 +493,8 @@ func TestReusePortAcrossNamespaces(t *testing.T) {
 			err = errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Port: 80}), unix.Listen(fd, 1))
 		}
 		made <- result{fd, err}
-	}()
+	}
+	go enter()
 	r := <-made
 	if r.err != nil {
 		t.Skipf("no network namespace: %v", r.err)

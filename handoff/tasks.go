@@ -19,8 +19,8 @@ import (
 // it, which the log says.
 //
 // A panic of f ends the process, as one in any other goroutine does: a service
-// that lost a worker and goes on would look well and not be. A candidate that dies so is undone; while
-// its predecessor still drains, that one serves again.
+// that lost a worker and goes on would look well and not be. A candidate that
+// dies so is undone; while its predecessor still drains, that one serves again.
 //
 // A generation that takes the service back because its successor died does
 // not start its tasks anew, since those that do a thing once would do it twice: see OnResume.

@@ -332,7 +332,11 @@ func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exi
 	fields := append([]journal.Field{journal.Str(journal.FieldReason, string(reason)), journal.Str(journal.FieldExe, a.arm.Exe)}, exitFields(exit)...)
 	e := m.event(journal.Abort, append(fields, more...)...)
 	e.PeerPID = a.candidate.pid
-	e.Message = fmt.Sprintf("%s: handoff to %s undone (%s): %s", m.h.opt.Service, a.candidate.where(), reason, detail)
+	to := a.candidate.where()
+	if e.PeerPID == 0 {
+		to = "a process " + to
+	}
+	e.Message = fmt.Sprintf("%s: handoff to %s undone (%s): %s", m.h.opt.Service, to, reason, detail)
 	m.h.events.write(e)
 }
 

@@ -367,8 +367,17 @@ func TestStrangersListen(t *testing.T) {
 
 // A service that ends while it is asked makes the one that asks the first generation.
 func TestJoinAfterTheEnd(t *testing.T) {
-	h, path := takeoverService(t)
-	h.takeover.gate.pause() // as a generation that has just begun to end: who asks waits in the queue
+	dir, err := os.MkdirTemp("", "zdt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "takeover")
+	ending, err := bindPath("unixpacket", path) // it does not accept any more: who asks waits in the queue
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ending.Close()
 	opened := make(chan error, 1)
 	go func() {
 		next, err := Open(Options{Takeover: path, ControlSocket: "-", Service: "t", Logger: quiet()})
@@ -380,12 +389,12 @@ func TestJoinAfterTheEnd(t *testing.T) {
 		}
 		opened <- err
 	}()
-	waiting := func() bool { // connected, and not accepted
+	eventually(t, "somebody asks", func() bool {
 		text, err := os.ReadFile("/proc/net/unix")
-		return err == nil && strings.Count(string(text), filepath.Dir(path)) > 1 // bound under another name
-	}
-	eventually(t, "somebody asks", waiting)
-	h.Close()
+		return err == nil && strings.Count(string(text), dir) > 1
+	})
+	os.Remove(path)
+	ending.Close()
 	if err := <-opened; err != nil {
 		t.Error(err)
 	}

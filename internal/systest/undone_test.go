@@ -1,12 +1,9 @@
 package systest
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -46,7 +43,7 @@ func TestUndoneGivesBack(t *testing.T) {
 				t.Errorf("want answers of the candidate and of the incumbent: %s", report)
 			}
 		}
-		s.mustTake(e)
+		s.mustTake(e.verify)
 		if pid := s.settled().Unit.MainPID; pid != incumbent {
 			t.Errorf("pid %d serves, want %d", pid, incumbent)
 		}
@@ -108,8 +105,7 @@ func TestKilledWhileConnectionsMove(t *testing.T) {
 		var lost []string
 		for i, share := range []int{0, 1, 40, 100} { // percent of the connections that have come when the kill does
 			n := i + 1
-			resting := s.resting(clients)
-			s.await("they are idle", func() bool { r := s.runtime(); return r != nil && r.Connections.Idle == clients })
+			resting := s.keptAlive(clients)
 			finish := s.hangingRequest() // without it, the old process might be done before the kill
 			incumbent, others := s.mainPID(), s.hostPIDs()
 			s.hold(s.putFile(good(n+1).file(t), n+1))
@@ -153,52 +149,9 @@ func TestKilledWhileConnectionsMove(t *testing.T) {
 	})
 }
 
-// restingConn is a client that keeps its connection and asks when it is told to.
-type restingConn struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-// ask sends a request and returns the version that answers.
-func (c restingConn) ask() (string, error) {
-	c.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: hello\r\n\r\n"); err != nil {
-		return "", err
-	}
-	resp, err := http.ReadResponse(c.r, nil)
-	if err != nil {
-		return "", err
-	}
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return "", err
-	}
-	if resp.StatusCode != http.StatusOK || resp.Close {
-		return "", fmt.Errorf("%s, closing: %t", resp.Status, resp.Close)
-	}
-	return resp.Header.Get("X-Version"), nil
-}
-
-// resting connects clients that have been answered once.
-func (s *service) resting(n int) []restingConn {
-	s.t.Helper()
-	all := make([]restingConn, n)
-	for i := range all {
-		conn, err := s.dial(s.t.Context())
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		s.t.Cleanup(func() { conn.Close() })
-		all[i] = restingConn{conn, bufio.NewReaderSize(conn, 512)}
-		if _, err := all[i].ask(); err != nil {
-			s.t.Fatal(err)
-		}
-	}
-	return all
-}
-
 // mustServeOn asks on each connection, closes it, and returns how many were answered, all by the given version. The
 // others must have ended: a client must not wait for ever.
-func (s *service) mustServeOn(clients []restingConn, version string) (alive int) {
+func (s *service) mustServeOn(clients []keptAlive, version string) (alive int) {
 	s.t.Helper()
 	for _, c := range clients {
 		v, err := c.ask()

@@ -232,6 +232,14 @@ func TestStatus(t *testing.T) {
 			st.Phase, st.Handoff = control.Held, &control.Handoff{Candidate: 1944, Exe: "/srv/\x1b]0;x\x07web", Deadline: day.Add(50 * time.Second), Hold: true}
 			(&fakeRuntime{status: st}).serve(t, h.paths.Control("web"))
 		}, ExitOK},
+		{"takeover", func(t *testing.T, h testHost) {
+			h.running("web")
+			h.deploy(t, "web")
+			st := idle("web")
+			st.Phase, st.Handoff = control.Held, &control.Handoff{Exe: "/app/web", Deadline: day.Add(50 * time.Second), Hold: true}
+			st.Predecessor = &control.Peer{Generation: 2, Connections: control.Counts{Idle: 3}}
+			(&fakeRuntime{status: st}).serve(t, h.paths.Control("web"))
+		}, ExitOK},
 		{"noruntime", func(t *testing.T, h testHost) {
 			u := h.running("web")
 			u.StatusText, u.NeedDaemonReload, u.NRestarts = "hi\x1b[2J", true, 3

@@ -111,7 +111,7 @@ func writeRuntime(row func(string, string, ...any), st style, r *control.Status,
 		if id := filepath.Base(filepath.Dir(exe)); release.ValidID(id) {
 			exe = "release " + shortID(id)
 		}
-		text := fmt.Sprintf("pid %d, %s", h.Candidate, clean(exe))
+		text := control.Process(h.Candidate) + ", " + clean(exe)
 		if !h.Deadline.IsZero() {
 			text += ", decided within " + age(max(0, h.Deadline.Sub(now)))
 		}
@@ -123,7 +123,7 @@ func writeRuntime(row func(string, string, ...any), st style, r *control.Status,
 		if c.Tasks > 0 {
 			left += ", " + plural(c.Tasks, "task")
 		}
-		row("draining", "pid %d, generation %d: %s left", p.PID, p.Generation, left)
+		row("draining", "%s, generation %d: %s left", control.Process(p.PID), p.Generation, left)
 		if text := fateWords(c); text != "" {
 			row("so far", "%s", text)
 		}

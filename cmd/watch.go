@@ -211,7 +211,7 @@ func (w *watcher) status(s control.Status) error {
 		counts += ", " + fate
 	}
 	if p := s.Predecessor; p != nil {
-		what += fmt.Sprintf("; pid %d drains", p.PID)
+		what += "; " + control.Process(p.PID) + " drains"
 		counts += ", and there " + p.Connections.Progress()
 	}
 	if what == w.runtime && (now.Sub(w.said) < time.Second || s.Phase == control.Idle && s.Predecessor == nil) {

@@ -79,7 +79,7 @@ func (m *machine) begin(a *attempt) {
 	e := m.event(journal.Fork, journal.Str(journal.FieldExe, a.arm.Exe))
 	e.PeerPID = a.candidate.pid
 	if a.candidate.newcomer() {
-		e.Message = fmt.Sprintf("%s: generation %d (pid %d) was asked for its service by %s (%s)", m.h.opt.Service, m.h.generation, e.PID, a.arm.Exe, a.candidate.where())
+		e.Message = fmt.Sprintf("%s: generation %d (pid %d) was asked for its service by %s (%s)", m.h.opt.Service, m.h.generation, e.PID, a.arm.Exe, control.Process(e.PeerPID))
 	}
 	m.h.events.write(e)
 }
@@ -215,7 +215,7 @@ func (m *machine) held() {
 		journal.Usec(journal.FieldElapsed, a.candidate.readyAt.Sub(a.candidate.started)))
 	e.Generation, e.PID, e.PeerPID = uint64(m.h.generation+1), a.candidate.pid, os.Getpid()
 	if a.candidate.newcomer() {
-		e.Message = fmt.Sprintf("%s: candidate %s (%s) is ready with %d listeners", m.h.opt.Service, a.arm.Exe, a.candidate.where(), len(names))
+		e.Message = fmt.Sprintf("%s: candidate %s (%s) is ready with %d listeners", m.h.opt.Service, a.arm.Exe, control.Process(a.candidate.pid), len(names))
 	}
 	m.h.events.write(e)
 	hold := m.h.opt.HoldTimeout
@@ -332,11 +332,7 @@ func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exi
 	fields := append([]journal.Field{journal.Str(journal.FieldReason, string(reason)), journal.Str(journal.FieldExe, a.arm.Exe)}, exitFields(exit)...)
 	e := m.event(journal.Abort, append(fields, more...)...)
 	e.PeerPID = a.candidate.pid
-	to := a.candidate.where()
-	if e.PeerPID == 0 {
-		to = "a process " + to
-	}
-	e.Message = fmt.Sprintf("%s: handoff to %s undone (%s): %s", m.h.opt.Service, to, reason, detail)
+	e.Message = fmt.Sprintf("%s: handoff to %s undone (%s): %s", m.h.opt.Service, control.Process(e.PeerPID), reason, detail)
 	m.h.events.write(e)
 }
 

@@ -87,7 +87,7 @@ func (m *machine) predecessorGone() {
 			journal.Str(journal.FieldExitCode, "unknown"), journal.Str(journal.FieldExitStatus, "unknown"))...)
 		e.Generation, e.PID, e.PeerPID = uint64(m.h.generation-1), p.pid, os.Getpid()
 		e.Message = fmt.Sprintf("%s: generation %d (%s) ended without a word; the connections that it still had are lost (last known: %s)",
-			m.h.opt.Service, m.h.generation-1, whereIs(p.pid), c.Summary())
+			m.h.opt.Service, m.h.generation-1, control.Process(p.pid), c.Summary())
 		m.h.events.write(e)
 	}
 	m.peer = nil

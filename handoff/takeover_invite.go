@@ -82,16 +82,6 @@ func (c *candidate) dismiss(force bool) {
 	}
 }
 
-// where says for people which process the candidate is.
-func (c *candidate) where() string { return whereIs(c.pid) }
-
-func whereIs(pid int) string {
-	if pid == 0 {
-		return "in another namespace"
-	}
-	return fmt.Sprintf("pid %d", pid)
-}
-
 // ended says how the candidate ended.
 func (c *candidate) ended(exit control.Exit) string {
 	if c.newcomer() {

@@ -113,7 +113,7 @@ type Moves struct {
 type Handoff struct {
 	TxID      string    `json:"txid,omitempty"` // empty: nobody armed it (bare SIGUSR2)
 	Exe       string    `json:"exe"`
-	Candidate int       `json:"candidate"` // pid
+	Candidate int       `json:"candidate"` // pid; 0: in another pid namespace, see handoff.Options.Takeover
 	Hold      bool      `json:"hold,omitempty"`
 	StartedAt time.Time `json:"started_at"`
 	ReadyAt   time.Time `json:"ready_at,omitzero"`
@@ -126,7 +126,7 @@ type Handoff struct {
 type Outcome struct {
 	TxID      string `json:"txid,omitempty"`
 	Exe       string `json:"exe"`
-	Candidate int    `json:"candidate,omitempty"` // pid; 0 when it could not be started
+	Candidate int    `json:"candidate,omitempty"` // pid; 0 when it could not be started, or is in another pid namespace
 	Committed bool   `json:"committed"`
 	// Reason is a stable word, the ZDT_REASON of the abort event (package
 	// journal lists them). Detail is a sentence.
@@ -150,7 +150,7 @@ type Exit struct {
 
 // Peer is another generation of the same service.
 type Peer struct {
-	PID         int    `json:"pid"`
+	PID         int    `json:"pid"` // 0: in another pid namespace
 	Generation  int    `json:"generation"`
 	Connections Counts `json:"connections"`
 }

@@ -46,6 +46,15 @@ func (c Counts) Summary() string {
 	return strings.Join(words, ", ")
 }
 
+// Process names a process for people: "pid 812". 0 is the number of one that a
+// runtime cannot see.
+func Process(pid int) string {
+	if pid == 0 {
+		return "a process in another namespace"
+	}
+	return fmt.Sprintf("pid %d", pid)
+}
+
 type part struct {
 	n    int
 	word string

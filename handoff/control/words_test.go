@@ -26,3 +26,11 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+func TestProcess(t *testing.T) {
+	for pid, want := range map[int]string{812: "pid 812", 0: "a process in another namespace"} {
+		if got := Process(pid); got != want {
+			t.Errorf("Process(%d) = %q, want %q", pid, got, want)
+		}
+	}
+}

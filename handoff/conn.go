@@ -33,6 +33,7 @@ type conn struct {
 	news     atomic.Uint32 // changes of state and reads so far; no times, since a fast server feels each look at the clock
 	closed   atomic.Bool
 	wish     atomic.Pointer[mover] // who wants the connection; its reader offers it
+	awaited  atomic.Bool           // the mover waits for its offer, or has it: a drain leaves it alone
 	eager    atomic.Bool           // tracked by the program: may be woken although it is no idle HTTP connection
 
 	// Owned by the goroutine that reads.

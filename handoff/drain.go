@@ -107,9 +107,6 @@ func (d *drainer) look() int {
 	c := control.Counts{Closed: old.Closed, Cut: old.Cut}
 	open, _, _ := d.tracker.snapshot()
 	grace := time.Duration(d.grace.Load())
-	if d.mover != nil && d.mover.busy.Load() {
-		grace = d.timeout // a hundred thousand idle connections take their time to move
-	}
 	for _, conn := range open {
 		news := conn.news.Load()
 		if news != conn.seen || conn.seenAt.Before(d.started) {
@@ -120,7 +117,7 @@ func (d *drainer) look() int {
 			// Bytes the server has not read are a request: let it be answered.
 			// So are those it has read while we looked.
 			switch {
-			case now.Sub(conn.seenAt) >= grace && !conn.isParked() && unreadBytes(conn.net) == 0 && conn.news.Load() == news:
+			case now.Sub(conn.seenAt) >= grace && !conn.awaited.Load() && unreadBytes(conn.net) == 0 && conn.news.Load() == news:
 				count(&c.Closed, conn.end())
 			case now.Sub(d.started) >= d.timeout:
 				count(&c.Cut, conn.end())

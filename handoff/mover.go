@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -33,7 +34,6 @@ type mover struct {
 	once    sync.Once   // of stop
 	dead    sync.Once   // of died
 	shut    atomic.Bool // offer nothing for now: the peer does not keep up
-	busy    atomic.Bool // idle connections wait for their turn
 
 	// Owned by the goroutine.
 	sleepers []*conn // idle connections that are still to be woken
@@ -118,7 +118,6 @@ func (m *mover) run() {
 	for {
 		m.wake()
 		m.dispatch()
-		m.busy.Store(len(m.sleepers) > 0)
 		select {
 		case p := <-m.offers:
 			m.offered(p)
@@ -143,10 +142,10 @@ func (m *mover) look() {
 	m.sleepers = m.sleepers[:0]
 	for _, c := range m.tracker.wishFor(m) {
 		if c.eager.Load() || connState(c.state.Load()) == connIdle {
+			c.awaited.Store(true)
 			m.sleepers = append(m.sleepers, c)
 		}
 	}
-	m.busy.Store(len(m.sleepers) > 0)
 }
 
 // wake wakes no more connections than the next batches hold, so that a
@@ -223,8 +222,10 @@ func (m *mover) answered(a message) {
 	for _, r := range a.Refused {
 		if r.Index >= 0 && r.Index < len(load) && !refused[r.Index] {
 			refused[r.Index] = true
-			m.report("keep a connection that the other generation refused", errors.New(r.Reason))
 		}
+	}
+	if len(refused) > 0 {
+		m.report(fmt.Sprintf("keep %d connections that the other generation refused", len(refused)), errors.New(a.Refused[0].Reason))
 	}
 	for i, p := range load {
 		if refused[i] {
@@ -275,6 +276,10 @@ func (m *mover) tick() {
 		m.shutAt = now
 		m.resume(m.queue, kept)
 		m.queue = nil
+		for _, c := range m.sleepers {
+			c.awaited.Store(false)
+		}
+		m.sleepers = nil
 	case !m.open() && len(m.flights) == 0 && now.Sub(m.shutAt) > retryAfter:
 		m.shut.Store(false)
 		m.look()
@@ -284,7 +289,6 @@ func (m *mover) tick() {
 // end settles what is open: v is the verdict for what the peer was sent and did not acknowledge.
 func (m *mover) end(v verdict) {
 	m.tracker.wishFor(nil)
-	m.busy.Store(false)
 	m.shut.Store(false) // nothing is wished for any more
 	for {
 		select {

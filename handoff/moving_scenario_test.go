@@ -127,13 +127,20 @@ func TestAbortGivesBack(t *testing.T) {
 		c.answeredBy(t, 2)
 	}
 	fmt.Fprint(half, "GET / HT")
-	fmt.Fprint(busy, "GET /until-drain HTTP/1.1\r\nHost: test\r\n\r\n")
+	fmt.Fprint(busy, "POST / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+	if line, err := busy.r.ReadString('\n'); err != nil || !strings.Contains(line, "100") {
+		t.Errorf("%q, %v in place of 100 Continue", line, err)
+	}
+	busy.r.ReadString('\n')
 	if _, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) {
 		return c.Abort(ctx, "tx", "test")
 	}); err != nil {
 		t.Fatal(err)
 	}
-	busy.answeredBy(t, 2)
+	fmt.Fprint(busy, "body")
+	if body, closing, err := busy.answer(); body != "body" || closing || err != nil {
+		t.Errorf("a request within the abort: %q, closing %v, %v", body, closing, err)
+	}
 	fmt.Fprint(half, "TP/1.1\r\nHost: test\r\n\r\n")
 	half.answeredBy(t, 1)
 	for _, c := range []*httpConn{idle, busy} {

@@ -31,7 +31,16 @@ const (
 // when it did. Only the goroutine that reads calls it.
 func (c *conn) offer() error {
 	m := c.wish.Load()
-	if m == nil || m == c.stays || !c.movable() || !m.open() || !m.takes(c.protocol, c.listener) {
+	if m == nil {
+		return nil
+	}
+	err := c.offerTo(m)
+	c.awaited.Store(false)
+	return err
+}
+
+func (c *conn) offerTo(m *mover) error {
+	if m == c.stays || !c.movable() || !m.open() || !m.takes(c.protocol, c.listener) {
 		return nil
 	}
 	load := cargo{Protocol: c.protocol, Socket: c.listener, Pending: c.held()}
@@ -52,6 +61,7 @@ func (c *conn) offer() error {
 	if !c.park(&load) {
 		return nil
 	}
+	c.awaited.Store(true)
 	p := &parked{conn: c, cargo: load, verdict: make(chan verdict, 1)}
 	select {
 	case m.offers <- p:

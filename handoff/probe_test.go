@@ -54,6 +54,35 @@ func TestRecordTail(t *testing.T) {
 	}
 }
 
+// Requests that the server had whole in its buffer leave no trace but the tail.
+func TestRecordPipeline(t *testing.T) {
+	var r record
+	r.begin()
+	r.gave([]byte("one and two, and the body of two is three, 123"))
+	r.request() // one
+	r.response()
+	r.request() // two: nothing was read for it
+	r.gave([]byte("45"))
+	r.response()
+	r.offered(serverBuffer-3, true)
+	if !r.known() || string(r.pending) != "345" {
+		t.Errorf("holds %q, known %v", r.pending, r.known())
+	}
+	r.request()
+	r.response()
+	r.offered(serverBuffer, false) // parses already
+	r.gave([]byte("6"))
+	if r.known() {
+		t.Error("knows what is parsed")
+	}
+	r.request()
+	r.response()
+	r.offered(serverBuffer-2, true)
+	if !r.known() || string(r.pending) != "56" {
+		t.Errorf("holds %q, known %v", r.pending, r.known())
+	}
+}
+
 func TestRecordBounds(t *testing.T) {
 	var r record
 	r.begin()

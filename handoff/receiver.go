@@ -18,13 +18,30 @@ import (
 // go on with what is not taken, whatever happens here.
 func (h *Handoff) receive(l *link, msg message) {
 	defer msg.closeFiles()
-	taken, answer := h.build(msg)
+	taken, answer := h.build(&msg)
+	h.countMoves(func(m *control.Moves) {
+		m.Taken += len(taken)
+		m.Refused += len(answer.Refused)
+	})
 	if err := acknowledge(l, answer); err != nil {
 		// The sender is gone, and its copies with it: these are ours now.
 		h.events.logger.Warn("acknowledge connections", "error", err)
 	}
 	for _, a := range taken {
 		h.deliver(a)
+	}
+}
+
+// leaveRoom closes connections that would take the last descriptors of this
+// process: new clients, the control socket and the program's own files have to go
+// on as well, and the sender serves to their end those that stay with it.
+func (m *message) leaveRoom() {
+	room := descriptorRoom()
+	for i, fd := range m.files[1:] {
+		if fd >= room { // the kernel gives the lowest number that is free
+			closeFD(fd)
+			m.files[i+1] = -1
+		}
 	}
 }
 
@@ -47,7 +64,7 @@ type arrival struct {
 }
 
 // build makes connections of what can be taken and the answer to the sender.
-func (h *Handoff) build(msg message) (taken []arrival, answer message) {
+func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 	answer = message{Type: msgMoved, Batch: msg.Batch}
 	refuse := func(i int, reason string) { answer.Refused = append(answer.Refused, refusal{i, reason}) }
 	if msg.Count < 1 || msg.Count > maxBatch {
@@ -70,6 +87,7 @@ func (h *Handoff) build(msg message) (taken []arrival, answer message) {
 	if err != nil {
 		return refuseAll(err.Error())
 	}
+	msg.leaveRoom()
 	b, err := newBuilder()
 	if err != nil {
 		return refuseAll(err.Error())
@@ -80,6 +98,9 @@ func (h *Handoff) build(msg message) (taken []arrival, answer message) {
 		case i+1 >= len(msg.files):
 			// The kernel passes as many as the receiver has room for, and no error.
 			refuse(i, "its descriptor did not come through: out of descriptors (LimitNOFILE=)?")
+			continue
+		case msg.files[i+1] < 0:
+			refuse(i, "the descriptors that are left are kept for new clients (LimitNOFILE=)")
 			continue
 		case !h.canTake(load):
 			refuse(i, fmt.Sprintf("nobody here speaks %s (socket %q)", load.Protocol, load.Socket))
@@ -94,10 +115,6 @@ func (h *Handoff) build(msg message) (taken []arrival, answer message) {
 		taken = append(taken, arrival{load, h.arrive(c, load)})
 	}
 	answer.Count = len(taken)
-	h.countMoves(func(m *control.Moves) {
-		m.Taken += len(taken)
-		m.Refused += len(answer.Refused)
-	})
 	return taken, answer
 }
 

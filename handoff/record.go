@@ -50,14 +50,16 @@ func (r *record) boundary(held int) {
 	r.shrink()
 }
 
-// request: net/http has read a whole request head. What follows until its
-// response is out is not kept, but for the last bytes.
+// request: net/http has read a whole request head, perhaps without asking for
+// more than it held. What follows until its response is out is not kept, but for
+// the last bytes.
 func (r *record) request() {
-	if !r.kept {
-		return
+	r.fresh = false
+	if r.kept && !r.lost {
+		r.tailLen = 0
+		r.note(r.pending)
 	}
-	r.kept, r.tailLen = false, 0
-	r.note(r.pending)
+	r.kept = false
 	r.pending = r.pending[:0]
 	r.shrink()
 }
@@ -86,10 +88,12 @@ func (r *record) offered(n int, waiting bool) {
 // gave: the reader was given b.
 func (r *record) gave(b []byte) {
 	switch {
-	case !r.kept:
+	case !r.kept, r.lost:
 		r.note(b)
-	case r.lost || r.http2:
+	case r.http2:
 	case len(r.pending)+len(b) > maxPending:
+		r.note(r.pending)
+		r.note(b)
 		r.lost, r.pending = true, nil
 	default:
 		r.pending = append(r.pending, b...)

@@ -79,6 +79,9 @@ func (t *tracker) wishFor(m *mover) []*conn {
 	open := make([]*conn, 0, len(t.conns))
 	for c := range t.conns {
 		c.wish.Store(m)
+		if m == nil {
+			c.awaited.Store(false)
+		}
 		open = append(open, c)
 	}
 	return open

@@ -130,34 +130,30 @@ type builder struct {
 	// it, so that the received descriptor itself is closed. See fileOf for why
 	// not a file over the descriptor.
 	file *os.File
-	room int // descriptors from this number on are refused
 }
 
-// reserve is the part of the descriptors that connections from another
-// generation leave free: new clients, the control socket and the program's own
-// files have to go on as well. The connections that stay are served to their end.
-const reserve = 8 // an eighth
+// descriptorRoom is the number from which on descriptors are left free: an
+// eighth of those that this process may have.
+func descriptorRoom() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > math.MaxInt32 {
+		return math.MaxInt32
+	}
+	return int(limit.Cur - limit.Cur/8)
+}
 
 func newBuilder() (*builder, error) {
-	limit := unix.Rlimit{Cur: math.MaxInt32}
-	unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
-	room := int(min(limit.Cur, math.MaxInt32))
-	room -= room / reserve
 	placeholder, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	return &builder{os.NewFile(uintptr(placeholder), "connection"), room}, nil
+	return &builder{os.NewFile(uintptr(placeholder), "connection")}, nil
 }
 
 func (b *builder) close() { b.file.Close() }
 
 // build returns the connection over fd, which stays the caller's.
 func (b *builder) build(fd int) (net.Conn, error) {
-	// The kernel gives the lowest number that is free.
-	if fd >= b.room {
-		return nil, fmt.Errorf("descriptor %d of %d: the rest is kept for new clients (LimitNOFILE=)", fd, b.room+b.room/(reserve-1))
-	}
 	if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listening != 0 {
 		return nil, fmt.Errorf("descriptor is no connection: %w", errors.Join(err, errPacket))
 	}

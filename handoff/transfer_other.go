@@ -35,3 +35,5 @@ func (*builder) build(int) (net.Conn, error) { return nil, errors.ErrUnsupported
 func readable(net.Conn) error { return errors.ErrUnsupported }
 
 func borrowFD(net.Conn) (int, error) { return -1, errors.ErrUnsupported }
+
+func descriptorRoom() int { return 0 }

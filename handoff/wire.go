@@ -117,7 +117,9 @@ type message struct {
 // closeFiles closes what came with the packet.
 func (m *message) closeFiles() {
 	for _, fd := range m.files {
-		closeFD(fd)
+		if fd >= 0 {
+			closeFD(fd)
+		}
 	}
 	m.files = nil
 }

@@ -195,6 +195,9 @@ func TestOrderOfTheEnd(t *testing.T) {
 		}
 	}
 	want := []string{"drain", "task done", "release", "release first registered", "main returns"}
+	if len(got) > 1 {
+		slices.Sort(got[:2]) // hooks run and tasks end at the same time
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the first generation's end: %q, want %q", got, want)
 	}

@@ -48,7 +48,7 @@ type Handoff struct {
 	servers   map[*http.Server]struct{}
 	// What connections of another generation can go on with: servers by the
 	// name of their socket, and handlers by protocol.
-	httpServers map[string]*arrivals
+	httpServers map[string][]*arrivals
 	onConn      map[string]func(net.Conn, json.RawMessage)
 	moves       control.Moves // those that came here
 
@@ -91,7 +91,7 @@ func Open(o Options) (*Handoff, error) {
 		gate: newGate(gatePaused), tracker: newTracker(),
 		notifier: notifier{os.Getenv("NOTIFY_SOCKET")}, events: newEventLog(o),
 		unserved: make(map[any]struct{}), servers: make(map[*http.Server]struct{}),
-		httpServers: make(map[string]*arrivals), onConn: make(map[string]func(net.Conn, json.RawMessage)),
+		httpServers: make(map[string][]*arrivals), onConn: make(map[string]func(net.Conn, json.RawMessage)),
 		calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())

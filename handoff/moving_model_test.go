@@ -62,7 +62,7 @@ func newNode(t *testing.T, name string) *node {
 	n.h.adopt(n.srv)
 	in := newArrivals(ln)
 	n.h.mu.Lock()
-	n.h.httpServers["http"] = in
+	n.h.httpServers["http"] = []*arrivals{in}
 	n.h.mu.Unlock()
 	n.h.taking.Store(true)
 	n.wg.Go(func() { n.srv.Serve(in) })

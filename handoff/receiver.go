@@ -129,7 +129,10 @@ func (h *Handoff) arrive(c net.Conn, load cargo) net.Conn {
 // deliver gives a connection to whoever goes on with it, and owns it no more.
 func (h *Handoff) deliver(a arrival) {
 	h.mu.Lock()
-	server := h.httpServers[a.cargo.Socket]
+	var server *arrivals
+	if all := h.httpServers[a.cargo.Socket]; len(all) > 0 {
+		server = all[0]
+	}
 	f := h.onConn[a.cargo.Protocol]
 	h.mu.Unlock()
 	switch {
@@ -147,8 +150,10 @@ func (h *Handoff) takes() []take {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var all []take
-	for name := range h.httpServers {
-		all = append(all, take{protocolHTTP1, name})
+	for name, servers := range h.httpServers {
+		if len(servers) > 0 {
+			all = append(all, take{protocolHTTP1, name})
+		}
 	}
 	for protocol := range h.onConn {
 		all = append(all, take{Protocol: protocol})
@@ -160,7 +165,7 @@ func (h *Handoff) canTake(c cargo) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if c.Protocol == protocolHTTP1 {
-		return h.httpServers[c.Socket] != nil
+		return len(h.httpServers[c.Socket]) > 0
 	}
 	return h.onConn[c.Protocol] != nil
 }

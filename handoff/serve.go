@@ -68,14 +68,8 @@ func (h *Handoff) serveArrivals(srv *http.Server, ln net.Listener) (leave func()
 	}
 	a, name := newArrivals(ln), l.Name()
 	h.mu.Lock()
-	_, taken := h.httpServers[name]
-	if !taken {
-		h.httpServers[name] = a
-	}
+	h.httpServers[name] = append(h.httpServers[name], a) // several sockets may have one name
 	h.mu.Unlock()
-	if taken {
-		return func() {} // several sockets of one name: their server is the same
-	}
 	h.tellTakes()
 	ended := make(chan struct{})
 	go func() {
@@ -84,7 +78,7 @@ func (h *Handoff) serveArrivals(srv *http.Server, ln net.Listener) (leave func()
 	}()
 	return func() {
 		h.mu.Lock()
-		delete(h.httpServers, name)
+		h.httpServers[name] = slices.DeleteFunc(h.httpServers[name], func(b *arrivals) bool { return a == b })
 		h.mu.Unlock()
 		h.tellTakes()
 		a.Close()

@@ -27,7 +27,7 @@ func bareHandoff(t *testing.T, o Options) *Handoff {
 	}
 	h := &Handoff{
 		opt: o, started: time.Now(), generation: 1, origin: fromSystemd, gate: newGate(gatePaused), tracker: newTracker(),
-		events: newEventLog(o), unserved: map[any]struct{}{}, servers: map[*http.Server]struct{}{}, httpServers: map[string]*arrivals{}, onConn: map[string]func(net.Conn, json.RawMessage){}, calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
+		events: newEventLog(o), unserved: map[any]struct{}{}, servers: map[*http.Server]struct{}{}, httpServers: map[string][]*arrivals{}, onConn: map[string]func(net.Conn, json.RawMessage){}, calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.events.writer = nil
 	h.control = &controlServer{h: h, raw: -1, gate: newGate(gateOpen), conns: map[net.Conn]bool{}}

@@ -56,3 +56,24 @@ func (h *httpConn) closed() error {
 	}
 	return nil
 }
+
+// begin sends a request whose body the server asks for: whoever has accepted
+// the connection is at work on it when begin returns. finish sends the body,
+// which comes back as the answer.
+func (h *httpConn) begin() (finish func() (closing bool, err error), err error) {
+	fmt.Fprint(h, "POST / HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+	h.SetReadDeadline(time.Now().Add(patience))
+	for _, want := range []string{"HTTP/1.1 100 Continue\r\n", "\r\n"} {
+		if line, err := h.r.ReadString('\n'); line != want {
+			return nil, fmt.Errorf("got %q in place of %q, %w", line, want, err)
+		}
+	}
+	return func() (bool, error) {
+		fmt.Fprint(h, "body")
+		got, closing, err := h.answer()
+		if err == nil && got != "body" {
+			err = fmt.Errorf("answer %q", got)
+		}
+		return closing, err
+	}, nil
+}

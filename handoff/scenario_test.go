@@ -448,14 +448,17 @@ func TestAbort(t *testing.T) {
 					// The candidate has accepted a request; it finishes it.
 					c := s.connectTo(held.Handoff.Candidate)
 					defer c.Close()
-					fmt.Fprint(c, "GET /slow?for=700ms HTTP/1.1\r\nHost: test\r\n\r\n")
+					finish, err := c.begin()
+					if err != nil {
+						t.Fatal(err)
+					}
 					abort()
 					eventually(t, "the incumbent accepts", func() bool { return s.get("/") == fmt.Sprintf("1 %d", st.PID) })
 					if now := s.mustStatus(); now.Phase != control.Aborting {
 						t.Errorf("phase %s, want %s", now.Phase, control.Aborting)
 					}
-					if got, _, err := c.answer(); got != "2 done" {
-						t.Errorf("request that the candidate had accepted: %q, %v", got, err)
+					if closing, err := finish(); closing || err != nil {
+						t.Errorf("request that the candidate had accepted: closing %v, %v", closing, err)
 					}
 				}
 				want := map[string]journal.Reason{"signal": journal.ReasonSignal, "control": journal.ReasonRequested}[how]
@@ -578,14 +581,17 @@ func TestCandidateAloneIsToldToStop(t *testing.T) {
 	st := s.hold("t1")
 	c := s.connectTo(st.Handoff.Candidate)
 	defer c.Close()
-	fmt.Fprint(c, "GET /slow?for=700ms HTTP/1.1\r\nHost: test\r\n\r\n")
+	finish, err := c.begin()
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.signal(st.Handoff.Candidate, syscall.SIGTERM)
 	eventually(t, "the incumbent accepts", func() bool { return s.get("/") == fmt.Sprintf("1 %d", st.PID) })
 	if now := s.mustStatus(); now.Phase != control.Aborting {
 		t.Errorf("phase %s, want %s", now.Phase, control.Aborting)
 	}
-	if got, _, err := c.answer(); got != "2 done" {
-		t.Errorf("request that the candidate had accepted: %q, %v", got, err)
+	if closing, err := finish(); closing || err != nil {
+		t.Errorf("request that the candidate had accepted: closing %v, %v", closing, err)
 	}
 	s.awaitFailure(string(journal.ReasonExited))
 	s.nextWorks()

@@ -62,7 +62,7 @@ func TestEveryKindOfSocket(t *testing.T) {
 			}
 		}
 		for _, l := range loads {
-			mustLoseNothing(t, l.Stop())
+			mustFailNothing(t, l.Stop())
 		}
 		var names []string
 		for _, socket := range s.settled().Runtime.Sockets {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/guest"
+	"github.com/zdt-dev/zdt/internal/load"
 )
 
 // This file brings an upgrade to a known phase and keeps it there while a scenario interferes.
@@ -191,6 +192,11 @@ func (s *service) mustLeaveNothing(before footprint) {
 // eachPhase runs a scenario with an upgrade kept in each phase, in one guest after the other, under a light load that
 // must not notice; afterwards the next upgrade works and nothing is left.
 func eachPhase(t *testing.T, scenario func(t *testing.T, s *service, phase control.Phase, n int)) {
+	eachPhaseWith(t, mustLoseNothing, scenario)
+}
+
+// eachPhaseWith is eachPhase with another verdict on what the clients saw.
+func eachPhaseWith(t *testing.T, verdict func(*testing.T, load.Report), scenario func(t *testing.T, s *service, phase control.Phase, n int)) {
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{})
 		s.mustUpgrade(good(2)) // from here on every generation came about in the same way
@@ -207,7 +213,7 @@ func eachPhase(t *testing.T, scenario func(t *testing.T, s *service, phase contr
 			})
 			s.t = t
 		}
-		mustLoseNothing(t, l.Stop())
+		verdict(t, l.Stop())
 		s.mustLeaveNothing(before)
 	})
 }

@@ -101,9 +101,12 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 		done; \
 	done
 
-soak: tools-demo ## SOAK (200) upgrades in a row under load (needs root)
+# One guest at a time, and nothing else on the machine: TestThousandsMoveAtOnce judges how long requests wait.
+soak: tools-demo ## SOAK (200) upgrades in a row under load, 10,000 connections at once (needs root)
 	@$(GO) build -o bin/demo ./internal/demo
 	@bin/demo -soak $(SOAK)
+	@ZDT_SYSTEST=require ZDT_SOAK=$(SOAK) $(GO) test -count=1 -timeout 2h -parallel 1 -v \
+		-run '^Test(ConnectionsStay|UndoneGivesBack|ThousandsMoveAtOnce|WhatCannotMoveClosesPolitely)$$' ./internal/systest
 
 tools: ## install what make test needs and this machine lacks
 	@.ci/tools install test

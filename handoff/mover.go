@@ -39,7 +39,8 @@ type mover struct {
 	sleepers []*conn // idle connections that are still to be woken
 	woken    int     // woken and not offered yet
 	queue    []*parked
-	since    time.Time // queue is not empty since
+	since    time.Time   // the first of queue waits to be sent
+	patience *time.Timer // with a batch that is not full
 	flights  []flight
 	batches  uint64
 	size     int // connections in a batch at most
@@ -62,6 +63,8 @@ const (
 	// retryAfter is when a peer that did not keep up is tried again.
 	retryAfter = time.Second
 	moverTick  = 25 * time.Millisecond
+	// gatherMax is how long a parked connection waits for others to go with.
+	gatherMax = 2 * time.Millisecond
 )
 
 func newMover(t *tracker, logger *slog.Logger, accept []take, send func(uint64, []*parked) error) *mover {
@@ -115,6 +118,8 @@ func (m *mover) run() {
 	defer close(m.done)
 	tick := time.NewTicker(moverTick)
 	defer tick.Stop()
+	m.patience = time.NewTimer(gatherMax)
+	defer m.patience.Stop()
 	for {
 		m.wake()
 		m.dispatch()
@@ -124,6 +129,7 @@ func (m *mover) run() {
 			m.gather()
 		case a := <-m.acks:
 			m.answered(a)
+		case <-m.patience.C:
 		case <-tick.C:
 			m.tick()
 		case <-m.died:
@@ -164,7 +170,7 @@ func (m *mover) wake() {
 func (m *mover) offered(p *parked) {
 	m.woken = max(0, m.woken-1)
 	if len(m.queue) == 0 {
-		m.since = time.Now()
+		m.waitSinceNow()
 	}
 	m.queue = append(m.queue, p)
 }
@@ -181,9 +187,21 @@ func (m *mover) gather() {
 	}
 }
 
+func (m *mover) waitSinceNow() {
+	m.since = time.Now()
+	m.patience.Reset(gatherMax)
+}
+
+// due reports whether what is parked shall go now: a batch of one costs
+// a round trip as a full one does, so those that were just woken are waited for.
+func (m *mover) due() bool {
+	n := len(m.queue)
+	return n >= m.size || n > 0 && (m.woken == 0 || time.Since(m.since) >= gatherMax)
+}
+
 // dispatch sends what is parked.
 func (m *mover) dispatch() {
-	for len(m.queue) > 0 && len(m.flights) < maxFlights {
+	for m.due() && len(m.flights) < maxFlights {
 		load := m.queue[:min(len(m.queue), m.size)]
 		m.inspect(load)
 		err := m.send(m.batches+1, load)
@@ -193,7 +211,7 @@ func (m *mover) dispatch() {
 			m.batches++
 			m.flights = append(m.flights, flight{m.batches, slices.Clone(load)})
 			m.queue = append(m.queue[:0], m.queue[len(load):]...)
-			m.since = time.Now()
+			m.waitSinceNow()
 		case len(load) > 1:
 			// Too many descriptors in flight for a process without privileges
 			// (ETOOMANYREFS counts those of all its sockets), or too much to
@@ -232,8 +250,7 @@ func (m *mover) answered(a message) {
 			m.resume(load[i:i+1], stays)
 			continue
 		}
-		p.conn.letGo()
-		p.verdict <- gone
+		p.verdict <- gone // the reader lets go, while others are on their way
 	}
 	if a.Count != len(load)-len(refused) {
 		m.report("compare an acknowledgement", errors.New("the other generation counts differently"))

@@ -23,7 +23,7 @@ type verdict int
 const (
 	kept  verdict = iota // the reader goes on as if nothing had been
 	stays                // the same, and it is not to be offered again
-	gone                 // it belongs to the peer
+	gone                 // it belongs to the peer: the reader closes this process's copy
 )
 
 // offer parks the connection when somebody wants it and it can move now. It
@@ -73,6 +73,7 @@ func (c *conn) offerTo(m *mover) error {
 	case stays:
 		c.stays = m
 	case gone:
+		c.letGo()
 		if c.tracked != nil {
 			c.tracked.moved = true
 		}

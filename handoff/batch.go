@@ -52,6 +52,12 @@ const (
 	maxManifest = 16 << 20
 )
 
+// unfitError: something about one connection alone keeps it from travelling.
+type unfitError struct{ reason error }
+
+func (e *unfitError) Error() string { return e.reason.Error() }
+func (e *unfitError) Unwrap() error { return e.reason }
+
 // refusal says which connection of a batch the receiver did not take. The
 // sender still owns it.
 type refusal struct {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -43,7 +44,8 @@ type mover struct {
 	patience *time.Timer // with a batch that is not full
 	flights  []flight
 	batches  uint64
-	size     int // connections in a batch at most
+	size     int  // connections in a batch at most
+	stuck    bool // the wire took nothing: not before the next tick
 	shutAt   time.Time
 }
 
@@ -169,6 +171,10 @@ func (m *mover) wake() {
 
 func (m *mover) offered(p *parked) {
 	m.woken = max(0, m.woken-1)
+	if !m.open() { // it parked as the others were given back
+		m.resume([]*parked{p}, kept)
+		return
+	}
 	if len(m.queue) == 0 {
 		m.waitSinceNow()
 	}
@@ -201,30 +207,43 @@ func (m *mover) due() bool {
 
 // dispatch sends what is parked.
 func (m *mover) dispatch() {
-	for m.due() && len(m.flights) < maxFlights {
+	m.dropClosed()
+	for m.due() && len(m.flights) < maxFlights && !m.stuck {
 		load := m.queue[:min(len(m.queue), m.size)]
 		m.inspect(load)
 		err := m.send(m.batches+1, load)
-		var oversize *oversizeError
+		var unfit *unfitError
 		switch {
 		case err == nil:
 			m.batches++
 			m.flights = append(m.flights, flight{m.batches, slices.Clone(load)})
 			m.queue = append(m.queue[:0], m.queue[len(load):]...)
 			m.waitSinceNow()
-		case len(load) > 1:
+		case len(load) > 1 && !errors.Is(err, os.ErrDeadlineExceeded):
 			// Too many descriptors in flight for a process without privileges
 			// (ETOOMANYREFS counts those of all its sockets), or too much to
 			// say: fewer at once may pass.
 			m.size = len(load) / 2
-		case errors.As(err, &oversize):
-			m.report("keep a connection that is too large to move", err)
+		case errors.As(err, &unfit):
+			m.report("keep a connection that cannot move", err)
 			m.resume(m.queue[:1], stays)
 			m.queue = append(m.queue[:0], m.queue[1:]...)
 		default:
-			return // tick tries again
+			m.stuck = true // tick tries again
 		}
 	}
+}
+
+// dropClosed gives back what was closed while it waited: to send it would let
+// live elsewhere what its owner has ended here.
+func (m *mover) dropClosed() {
+	m.queue = slices.DeleteFunc(m.queue, func(p *parked) bool {
+		closed := p.conn.closed.Load()
+		if closed {
+			m.resume([]*parked{p}, kept)
+		}
+		return closed
+	})
 }
 
 // answered lets go of what the peer took and resumes what it refused.
@@ -236,14 +255,22 @@ func (m *mover) answered(a message) {
 	}
 	load := m.flights[i].load
 	m.flights = slices.Delete(m.flights, i, i+1)
-	refused := make(map[int]bool, len(a.Refused))
-	for _, r := range a.Refused {
-		if r.Index >= 0 && r.Index < len(load) && !refused[r.Index] {
+	refused, reason := make(map[int]bool, len(a.Refused)), "it gave no reason"
+	for i, r := range a.Refused {
+		if i == 0 {
+			reason = r.Reason
+		}
+		if r.Index >= 0 && r.Index < len(load) {
 			refused[r.Index] = true
 		}
 	}
+	if a.Count == 0 { // a receiver that could not read the batch need not know what was in it
+		for i := range load {
+			refused[i] = true
+		}
+	}
 	if len(refused) > 0 {
-		m.report(fmt.Sprintf("keep %d connections that the other generation refused", len(refused)), errors.New(a.Refused[0].Reason))
+		m.report(fmt.Sprintf("keep %d connections that the other generation refused", len(refused)), errors.New(reason))
 	}
 	for i, p := range load {
 		if refused[i] {
@@ -285,6 +312,7 @@ func (m *mover) resume(load []*parked, v verdict) {
 }
 
 func (m *mover) tick() {
+	m.stuck = false
 	m.woken = 0 // some had a request to answer first, or have ended
 	now := time.Now()
 	switch {

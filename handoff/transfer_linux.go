@@ -40,13 +40,6 @@ func receivedFiles(control []byte) []int {
 	return all
 }
 
-// oversizeError: a batch of one connection whose record is too large.
-type oversizeError struct{ size int }
-
-func (e *oversizeError) Error() string {
-	return fmt.Sprintf("the record of the connection has %d bytes, %d are possible", e.size, maxManifest)
-}
-
 // sendBatch sends parked connections. The kernel holds a reference of its own
 // to each descriptor until the receiver has it; ours stay ours.
 func (l *link) sendBatch(batch uint64, load []*parked) error {
@@ -55,7 +48,7 @@ func (l *link) sendBatch(batch uint64, load []*parked) error {
 	for _, p := range load {
 		fd, err := borrowFD(p.conn.net)
 		if err != nil {
-			return err
+			return &unfitError{fmt.Errorf("descriptor: %w", err)} // somebody has closed what is under it
 		}
 		fds = append(fds, fd)
 		m.Connections = append(m.Connections, p.cargo)
@@ -65,13 +58,13 @@ func (l *link) sendBatch(batch uint64, load []*parked) error {
 		return fmt.Errorf("encode manifest: %w", err)
 	}
 	if len(data) > maxManifest {
-		return &oversizeError{len(data)}
+		return &unfitError{fmt.Errorf("the record has %d bytes, %d are possible", len(data), maxManifest)}
 	}
 	if fds[0], err = manifestFile(data); err != nil {
 		return err
 	}
 	defer unix.Close(fds[0])
-	return l.sendFiles(message{Type: msgMove, Batch: batch, Count: len(load)}, fds...)
+	return l.sendWithin(batchTimeout, message{Type: msgMove, Batch: batch, Count: len(load)}, fds...)
 }
 
 // borrowFD returns the descriptor of a parked connection, which nobody closes

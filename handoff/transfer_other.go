@@ -14,10 +14,6 @@ func rights([]int) []byte { return nil }
 
 func receivedFiles([]byte) []int { return nil }
 
-type oversizeError struct{}
-
-func (*oversizeError) Error() string { return "" }
-
 func (l *link) sendBatch(uint64, []*parked) error {
 	return fmt.Errorf("move connections: %w", errors.ErrUnsupported)
 }

@@ -189,17 +189,29 @@ func (l *link) close() {
 // must not hold the sender up.
 const writeTimeout = time.Second
 
+// batchTimeout is the same for connections, whose clients wait meanwhile, and
+// for what is said again soon.
+const batchTimeout = 50 * time.Millisecond
+
 func (l *link) send(m message) error { return l.sendFiles(m) }
 
 // sendFiles sends a message with descriptors, which stay the caller's.
 func (l *link) sendFiles(m message, fds ...int) error {
+	timeout := writeTimeout
+	if m.Type == msgProgress {
+		timeout = batchTimeout
+	}
+	return l.sendWithin(timeout, m, fds...)
+}
+
+func (l *link) sendWithin(timeout time.Duration, m message, fds ...int) error {
 	packet, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
 	l.writeMu.Lock()
 	defer l.writeMu.Unlock()
-	l.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	l.conn.SetWriteDeadline(time.Now().Add(timeout))
 	if _, _, err := l.conn.WriteMsgUnix(packet, rights(fds), nil); err != nil {
 		return fmt.Errorf("send %s: %w", m.Type, err)
 	}

@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -47,6 +48,7 @@ type conn struct {
 	deadline time.Time // of reads, as the reader set it
 	settings int       // of the deadline since the last response
 	woken    bool      // the deadline in force is the mover's
+	copying  bool      // WriteTo reads: it is not to be woken
 	parked   bool
 
 	// Owned by the drain: the news it has seen, and when it saw that there was some.
@@ -145,7 +147,7 @@ func (c *conn) setDeadline(t time.Time) error {
 func (c *conn) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.woken && !c.parked && !c.closed.Load() {
+	if !c.woken && !c.copying && !c.parked && !c.closed.Load() {
 		c.woken = true
 		c.net.SetReadDeadline(time.Unix(1, 0))
 	}
@@ -165,6 +167,32 @@ func (c *conn) wokenBy(err error) bool {
 	c.woken = false
 	c.net.SetReadDeadline(c.deadline)
 	return !c.late()
+}
+
+// beginCopy makes way for a reader who does not come by the wish of the mover,
+// and gives him first what an earlier generation had read. The connection stays.
+func (c *conn) beginCopy(w io.Writer) (n int64, err error) {
+	c.mu.Lock()
+	c.copying = true
+	if c.woken {
+		c.woken = false
+		c.net.SetReadDeadline(c.deadline)
+	}
+	c.mu.Unlock()
+	c.protocol = ""
+	for len(c.replay) > 0 && err == nil {
+		var m int
+		m, err = w.Write(c.replay)
+		c.replay = c.replay[m:]
+		n += int64(m)
+	}
+	return n, err
+}
+
+func (c *conn) endCopy() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.copying = false
 }
 
 // late reports whether the reader's own deadline has passed. The caller holds mu.
@@ -219,6 +247,18 @@ func (c *tcpConn) Close() error                      { return c.conn.close() }
 func (c *tcpConn) Read(b []byte) (int, error)        { return c.conn.read(b) }
 func (c *tcpConn) SetDeadline(t time.Time) error     { return c.conn.setDeadline(t) }
 func (c *tcpConn) SetReadDeadline(t time.Time) error { return c.conn.setReadDeadline(t) }
+
+// WriteTo is the way by which io.Copy empties the connection: splice(2) where
+// that works. The embedded one would pass by the replay, and fail when it is woken.
+func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
+	n, err := c.conn.beginCopy(w)
+	defer c.conn.endCopy()
+	if err != nil {
+		return n, err
+	}
+	m, err := c.TCPConn.WriteTo(w)
+	return n + m, err
+}
 
 type unixConn struct {
 	*net.UnixConn

@@ -289,7 +289,8 @@ func baseConn(c net.Conn) (base *conn, bare bool) {
 }
 
 // httpState follows an http.Server's view of its connections. net/http calls
-// it from the goroutine that reads the connection, or before that has begun.
+// it from the goroutine that reads the connection, or before that has begun;
+// with HTTP/2 from another one, which has to keep away from the record.
 func httpState(nc net.Conn, s http.ConnState) {
 	c, bare := baseConn(nc)
 	if c == nil {
@@ -305,11 +306,15 @@ func httpState(nc net.Conn, s http.ConnState) {
 		}
 		c.set(connIdle)
 	case http.StateIdle:
-		c.rec.response()
-		c.resetDeadlines()
+		if c.protocol != "" {
+			c.rec.response()
+			c.resetDeadlines()
+		}
 		c.set(connIdle)
 	case http.StateActive:
-		c.rec.request()
+		if c.protocol != "" {
+			c.rec.request()
+		}
 		c.set(connActive)
 	case http.StateHijacked:
 		c.protocol = ""

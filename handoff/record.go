@@ -52,8 +52,12 @@ func (r *record) boundary(held int) {
 
 // request: net/http has read a whole request head, perhaps without asking for
 // more than it held. What follows until its response is out is not kept, but for
-// the last bytes.
+// the last bytes. Or it has read the preface of HTTP/2, and looks for more from
+// another goroutine from now on.
 func (r *record) request() {
+	if r.prefaced() {
+		return
+	}
 	r.fresh = false
 	if r.kept && !r.lost {
 		r.tailLen = 0
@@ -65,7 +69,11 @@ func (r *record) request() {
 }
 
 // response: net/http has answered and waits for the next request.
-func (r *record) response() { r.fresh = true }
+func (r *record) response() {
+	if !r.http2 {
+		r.fresh = true
+	}
+}
 
 func (r *record) shrink() {
 	if cap(r.pending) > smallPending && len(r.pending) == 0 {

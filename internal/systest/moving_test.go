@@ -153,7 +153,7 @@ func (s *service) mustTake(verified bool) int {
 	return m.Taken
 }
 
-// busy waits until the clients of a load, with n requests each on average, have seen what there is to be seen.
+// busy waits until the clients of a load have been answered n times more.
 func (s *service) busy(l *load.Load, n int) {
 	s.t.Helper()
 	before := l.Report().Requests

@@ -60,6 +60,9 @@ func TestWhatCannotMoveClosesPolitely(t *testing.T) {
 			if c := r.Connections; c != nil && (c.Moved > 0 || c.Drained == 0) {
 				t.Errorf("upgrade %d: %+v, want connections that drained", n+1, *c)
 			}
+			if t.Failed() {
+				break
+			}
 		}
 		at := l2.requests()
 		s.busy(l, 50)
@@ -130,7 +133,7 @@ func (s *service) graceOfIdle(file, old string, over func(speaks string) func(co
 
 	was := s.mainPID()
 	up := s.startUpgrade(file)
-	s.drainingSuccessor(was)
+	s.await("the incumbent drains", func() bool { r := s.runtime(); return r != nil && r.PID != was && r.Predecessor != nil })
 	// A request that comes within the grace.
 	late.SetDeadline(time.Now().Add(patience))
 	io.WriteString(late, "GET / HTTP/1.1\r\nHost: hello\r\n\r\n")

@@ -1,12 +1,9 @@
 package systest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
-	"os"
-	"path"
 	"strings"
 	"sync"
 	"testing"
@@ -81,21 +78,7 @@ func TestEveryKindOfSocket(t *testing.T) {
 // putParcel puts version n of testdata/parcel into the guest.
 func (s *service) putParcel(n int) string {
 	s.t.Helper()
-	raw := build(s.t, "parcel-raw", func(out string) error {
-		return goBuild(out, "./testdata/parcel", false, "-X main.version="+placeholder)
-	})
-	file := build(s.t, "parcel-"+version(n), func(out string) error {
-		data, err := os.ReadFile(raw)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(out, bytes.ReplaceAll(data, []byte(placeholder), []byte(version(n))), 0o755)
-	})
-	name := path.Join("/srv/parcel", version(n), "hello")
-	if err := s.g.Copy(file, name, 0o755); err != nil {
-		s.t.Fatal(err)
-	}
-	return name
+	return s.putFile(releaseOf(s.t, "parcel", "./testdata/parcel", n), n)
 }
 
 func (s *service) mustUpgradeParcel(n int) {

@@ -1,7 +1,9 @@
 package handoff
 
 import (
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -13,16 +15,18 @@ import (
 // clock for the first request of a new connection, not the one for idle
 // connections, and would spend a goroutine's stack and buffers on each.
 //
-// Every resting connection has a goroutine that waits for it. Close ends them and waits.
+// A watch waits for those that rest, a goroutine for each that something has
+// happened to. Close ends them and waits.
 type arrivals struct {
 	origin net.Listener // the one they were accepted from; lends its address
 	conns  chan net.Conn
 	closed chan struct{}
 
-	mu      sync.Mutex
+	mu      sync.Mutex // taken after a conn's
+	watch   *watch     // there while connections rest
 	resting map[net.Conn]struct{}
 	shut    bool
-	wg      sync.WaitGroup
+	wg      sync.WaitGroup // of those that rest or are pushed
 }
 
 func newArrivals(origin net.Listener) *arrivals {
@@ -49,11 +53,12 @@ func (a *arrivals) Close() error {
 		return net.ErrClosed
 	}
 	a.shut = true
-	for c := range a.resting {
-		c.Close()
-	}
+	resting := slices.Collect(maps.Keys(a.resting))
 	a.mu.Unlock()
 	close(a.closed)
+	for _, c := range resting {
+		c.Close()
+	}
 	a.wg.Wait()
 	return nil
 }
@@ -61,45 +66,96 @@ func (a *arrivals) Close() error {
 // add takes a connection over. One whose client has sent half a request goes
 // to the server at once: its clock runs.
 func (a *arrivals) add(nc net.Conn, load cargo) {
+	c, _ := baseConn(nc)
+	c.set(connIdle)
+	w, ok := a.enter(nc)
+	switch {
+	case !ok:
+		nc.Close()
+	case len(load.Pending) > 0:
+		go a.serve(nc)
+	default:
+		c.protocol = protocolHTTP1
+		c.rec.begin()
+		nc.SetReadDeadline(load.deadline())
+		if !c.settle(a, w) {
+			go a.await(nc)
+		}
+	}
+}
+
+// enter reports false when nothing is taken any more. The watch is nil when there can be none.
+func (a *arrivals) enter(nc net.Conn) (w *watch, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.shut {
-		nc.Close()
-		return
+		return nil, false
 	}
-	c, _ := baseConn(nc)
-	c.set(connIdle)
 	a.wg.Add(1)
-	if len(load.Pending) > 0 {
-		go func() {
-			defer a.wg.Done()
-			a.push(nc)
-		}()
-		return
-	}
-	c.protocol = protocolHTTP1
-	c.rec.begin()
-	nc.SetReadDeadline(load.deadline())
 	a.resting[nc] = struct{}{}
-	go func() {
-		defer a.wg.Done()
-		err := c.awaitReadable()
-		a.mu.Lock()
-		delete(a.resting, nc)
-		a.mu.Unlock()
-		if err != nil {
-			nc.Close() // moved on, idle for too long, or ended
-			return
-		}
-		nc.SetReadDeadline(time.Time{})
-		a.push(nc)
-	}()
+	if a.watch == nil {
+		a.watch, _ = newWatch()
+	}
+	return a.watch, true
 }
 
-func (a *arrivals) push(c net.Conn) {
+// left: a connection has ended while it rested.
+func (a *arrivals) left(nc net.Conn) {
+	a.forget(nc)
+	a.wg.Done()
+}
+
+func (a *arrivals) forget(nc net.Conn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.resting, nc)
+	if len(a.resting) == 0 && a.watch != nil {
+		a.watch.close()
+		a.watch = nil
+	}
+}
+
+// await waits for a connection until it has a request, moves on or ends.
+func (a *arrivals) await(nc net.Conn) {
+	c, _ := baseConn(nc)
+	err := a.revive(nc)
+	if err == nil {
+		err = c.awaitReadable()
+	}
+	if err != nil {
+		nc.Close() // moved on, idle for too long, or ended
+		a.left(nc)
+		return
+	}
+	nc.SetReadDeadline(time.Time{})
+	a.serve(nc)
+}
+
+// serve gives a connection to the server.
+func (a *arrivals) serve(nc net.Conn) {
+	defer a.wg.Done()
+	a.forget(nc) // from here on Close must not close it
 	select {
-	case a.conns <- c:
+	case a.conns <- nc:
 	case <-a.closed:
-		c.Close()
+		nc.Close()
+	}
+}
+
+// reviveAgain is when a connection is tried again for which there was no descriptor.
+const reviveAgain = 20 * time.Millisecond
+
+// revive insists: the client has sent a request that this generation has to answer.
+func (a *arrivals) revive(nc net.Conn) error {
+	for {
+		err := revive(nc)
+		if !outOfDescriptors(err) {
+			return err
+		}
+		select {
+		case <-time.After(reviveAgain):
+		case <-a.closed:
+			return err
+		}
 	}
 }

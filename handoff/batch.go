@@ -39,6 +39,9 @@ func (c *cargo) deadline() time.Time {
 	return time.Now().Add(time.Duration(c.IdleLeft) * time.Millisecond)
 }
 
+// rests reports whether nobody needs the connection before its client speaks again.
+func (c *cargo) rests() bool { return c.Protocol == protocolHTTP1 && len(c.Pending) == 0 }
+
 // manifest is the content of a batch's first descriptor.
 type manifest struct {
 	Connections []cargo `json:"connections"`

@@ -28,7 +28,7 @@ const protocolHTTP1 = "http/1"
 // While the connection is parked the mover uses it, and a Close waits for that.
 type conn struct {
 	tracker  *tracker
-	net      net.Conn // the connection under it
+	net      net.Conn // the connection under it; at rest, mu guards it
 	listener string   // name of the socket it came in through; empty when there is none
 	state    atomic.Int32
 	news     atomic.Uint32 // changes of state and reads so far; no times, since a fast server feels each look at the clock
@@ -197,6 +197,13 @@ func (c *conn) endCopy() {
 
 // late reports whether the reader's own deadline has passed. The caller holds mu.
 func (c *conn) late() bool { return !c.deadline.IsZero() && !time.Now().Before(c.deadline) }
+
+// unread is how many bytes wait in the kernel.
+func (c *conn) unread() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return unreadBytes(c.net)
+}
 
 // close is the owner's Close.
 func (c *conn) close() error {

@@ -2,7 +2,6 @@ package handoff
 
 import (
 	"fmt"
-	"net"
 	"strings"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -37,16 +36,11 @@ func (p *parked) restore() error {
 	return p.cargo.View.Restore(fd)
 }
 
-// verify compares a connection that has arrived with what was sent. It runs
+// verify compares a connection that has arrived as fd with what was sent. It runs
 // before the acknowledgement, so that nobody else touches the connection.
-func (h *Handoff) verify(c net.Conn, load cargo) {
+func (h *Handoff) verify(fd int, load cargo) {
 	before := load.View
 	if before == nil || before.Socket == "" {
-		return
-	}
-	fd, err := borrowFD(c)
-	if err != nil {
-		h.countMoves(func(m *control.Moves) { m.Unverified++ })
 		return
 	}
 	// What the sender could not read, this process must not: a sender without

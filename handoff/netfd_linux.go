@@ -134,6 +134,10 @@ func listenAgain(fd int) { unix.Listen(fd, controlBacklog) }
 
 const controlBacklog = 128
 
+func outOfDescriptors(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
+}
+
 func connectionReset(err error) bool { return errors.Is(err, unix.ECONNRESET) }
 
 func brokenPipe(err error) bool { return errors.Is(err, unix.EPIPE) }

@@ -20,3 +20,4 @@ func listenAgain(int)                                     {}
 func connectionRefused(error) bool                        { return false }
 func brokenPipe(error) bool                               { return false }
 func connectionReset(error) bool                          { return false }
+func outOfDescriptors(error) bool                         { return false }

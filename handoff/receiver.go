@@ -106,12 +106,22 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 			refuse(i, fmt.Sprintf("nobody here speaks %s (socket %q)", load.Protocol, load.Socket))
 			continue
 		}
+		network, err := connectionNetwork(msg.files[i+1])
+		if err != nil {
+			refuse(i, err.Error())
+			continue
+		}
+		h.verify(msg.files[i+1], load)
+		if load.rests() {
+			taken = append(taken, arrival{load, h.tracker.trackAtRest(msg.files[i+1], network, load.Socket)})
+			msg.files[i+1] = -1
+			continue
+		}
 		c, err := b.build(msg.files[i+1])
 		if err != nil {
 			refuse(i, err.Error())
 			continue
 		}
-		h.verify(c, load)
 		taken = append(taken, arrival{load, h.arrive(c, load)})
 	}
 	answer.Count = len(taken)

@@ -40,6 +40,21 @@ func (t *tracker) track(c net.Conn, listener string) net.Conn {
 	return c
 }
 
+// trackAtRest does the same for a descriptor, which it takes over.
+func (t *tracker) trackAtRest(fd int, network, listener string) net.Conn {
+	r := &rested{fd: fd}
+	if network == "unix" {
+		w := &unixConn{}
+		r.owner = w
+		t.add(&w.conn, r, listener)
+		return w
+	}
+	w := &tcpConn{}
+	r.owner = w
+	t.add(&w.conn, r, listener)
+	return w
+}
+
 func (t *tracker) add(c *conn, under net.Conn, listener string) {
 	c.tracker, c.net, c.listener = t, under, listener
 	c.set(connStream)

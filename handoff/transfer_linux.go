@@ -145,28 +145,34 @@ func newBuilder() (*builder, error) {
 
 func (b *builder) close() { b.file.Close() }
 
-// build returns the connection over fd, which stays the caller's.
-func (b *builder) build(fd int) (net.Conn, error) {
-	if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listening != 0 {
-		return nil, fmt.Errorf("descriptor is no connection: %w", errors.Join(err, errPacket))
+// connectionNetwork tells "tcp" and "unix" stream connections, and nothing else.
+func connectionNetwork(fd int) (string, error) {
+	var values [3]int
+	for i, option := range []int{unix.SO_ACCEPTCONN, unix.SO_TYPE, unix.SO_DOMAIN} {
+		v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+		if err != nil {
+			return "", fmt.Errorf("descriptor is no connection: %w", errors.Join(err, errPacket))
+		}
+		values[i] = v
 	}
+	if values[0] == 0 && values[1] == unix.SOCK_STREAM {
+		switch values[2] {
+		case unix.AF_INET, unix.AF_INET6:
+			return "tcp", nil
+		case unix.AF_UNIX:
+			return "unix", nil
+		}
+	}
+	return "", fmt.Errorf("%w: a socket of domain %d, type %d (listening: %d) does not move", errPacket, values[2], values[1], values[0])
+}
+
+// build returns the connection over fd, which stays the caller's and is one
+// according to connectionNetwork.
+func (b *builder) build(fd int) (net.Conn, error) {
 	if err := unix.Dup3(fd, int(b.file.Fd()), unix.O_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("duplicate descriptor: %w", err)
 	}
-	c, err := net.FileConn(b.file)
-	if err != nil {
-		return nil, err
-	}
-	switch u := c.(type) {
-	case *net.TCPConn:
-		return c, nil
-	case *net.UnixConn:
-		if u.LocalAddr().Network() == "unix" {
-			return c, nil
-		}
-	}
-	c.Close()
-	return nil, fmt.Errorf("%w: a %T does not move", errPacket, c)
+	return net.FileConn(b.file)
 }
 
 // readable waits until the connection has something to read, or has ended,

@@ -68,6 +68,23 @@ type refusal struct {
 	Reason string `json:"reason"`
 }
 
+// maxReasons bounds the reasons in an answer, so that it fits into a packet also when each
+// byte takes six in JSON.
+const maxReasons = 8 << 10
+
+// shorten leaves out reasons that are too much for one answer: the sender
+// has to hear what became of each connection, and hears why of the first.
+func (m *message) shorten() {
+	size := 0
+	for i := range m.Refused {
+		r := &m.Refused[i]
+		if left := maxReasons - size; len(r.Reason) > left {
+			r.Reason = r.Reason[:left]
+		}
+		size += len(r.Reason)
+	}
+}
+
 // decodeManifest parses the records of a batch of count connections.
 func decodeManifest(data []byte, count int) ([]cargo, error) {
 	var m manifest

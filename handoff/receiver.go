@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -19,13 +20,20 @@ import (
 func (h *Handoff) receive(l *link, msg message) {
 	defer msg.closeFiles()
 	taken, answer := h.build(&msg)
+	answer.shorten()
 	h.countMoves(func(m *control.Moves) {
 		m.Taken += len(taken)
 		m.Refused += len(answer.Refused)
 	})
 	if err := acknowledge(l, answer); err != nil {
-		// The sender is gone, and its copies with it: these are ours now.
 		h.events.logger.Warn("acknowledge connections", "error", err)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			for _, a := range taken {
+				a.conn.Close() // this process's copy: the sender was not told
+			}
+			return
+		}
+		// The sender is gone, and its copies with it: these are ours now.
 	}
 	for _, a := range taken {
 		h.deliver(a)
@@ -46,8 +54,7 @@ func (m *message) leaveRoom() {
 }
 
 // acknowledge waits as long as the sender lives and does not read: to give up
-// would leave both sides with a claim. A generation that ends gives up: what it
-// serves ends with it.
+// would leave both sides with a claim. A generation that ends gives up, and takes nothing.
 func acknowledge(l *link, answer message) error {
 	for {
 		err := l.send(answer)
@@ -77,6 +84,12 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 		}
 		return nil, answer
 	}
+	// Counted before the question: a drain that begins after it waits for what comes.
+	h.tracker.accepting.Add(1)
+	defer func() {
+		h.tracker.accepting.Add(-1)
+		h.tracker.wake()
+	}()
 	if !h.taking.Load() {
 		return refuseAll("this generation ends")
 	}
@@ -118,6 +131,9 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 			continue
 		}
 		c, err := b.build(msg.files[i+1])
+		// At once, and not with the batch: two for each connection might be more than there are.
+		closeFD(msg.files[i+1])
+		msg.files[i+1] = -1
 		if err != nil {
 			refuse(i, err.Error())
 			continue
@@ -155,7 +171,12 @@ func (h *Handoff) deliver(a arrival) {
 	}
 }
 
-// takes are the connections this generation can go on with.
+// maxTakes bounds what is said of takes (bytes of JSON), so that it fits into a packet
+// with the rest of a greeting.
+const maxTakes = 40 << 10
+
+// takes are the connections this generation can go on with. Of more than fit, those
+// that are left out are closed politely by the other one.
 func (h *Handoff) takes() []take {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -167,6 +188,16 @@ func (h *Handoff) takes() []take {
 	}
 	for protocol := range h.onConn {
 		all = append(all, take{Protocol: protocol})
+	}
+	size := 0
+	for i, t := range all {
+		if text, err := json.Marshal(t); err == nil {
+			size += len(text) + 1
+		}
+		if size > maxTakes {
+			h.events.logger.Warn("some connections cannot move here: the names of sockets and protocols are too long", "left out", len(all)-i)
+			return all[:i]
+		}
 	}
 	return all
 }

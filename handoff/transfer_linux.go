@@ -82,7 +82,12 @@ func borrowFD(c net.Conn) (int, error) {
 // manifestFile holds data in memory. A file, because sessions may be larger
 // than a packet can be.
 func manifestFile(data []byte) (int, error) {
-	fd, err := unix.MemfdCreate("zdt-manifest", unix.MFD_CLOEXEC)
+	// Linux 6.3 to 6.5 can be told to refuse any other (vm.memfd_noexec=2), and all since
+	// 6.3 complain in the log. Those before do not know the flag.
+	fd, err := unix.MemfdCreate("zdt-manifest", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
+	if errors.Is(err, unix.EINVAL) {
+		fd, err = unix.MemfdCreate("zdt-manifest", unix.MFD_CLOEXEC)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("memfd_create: %w", err)
 	}

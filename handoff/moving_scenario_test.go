@@ -134,11 +134,13 @@ func TestAbortGivesBack(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	s.await("back", func(st control.Status) bool { return st.Moves != nil && st.Moves.Taken == 2 })
 	if closing, err := finish(); closing || err != nil {
 		t.Errorf("a request within the abort: closing %v, %v", closing, err)
 	}
 	fmt.Fprint(half, "TP/1.1\r\nHost: test\r\n\r\n")
 	half.answeredBy(t, 1)
+	s.await("all back", func(st control.Status) bool { return st.Moves.Taken == 3 })
 	for _, c := range []*httpConn{idle, busy} {
 		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: test\r\n\r\n")
 		c.answeredBy(t, 1)

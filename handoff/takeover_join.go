@@ -79,10 +79,10 @@ func (p *predecessor) ask(g *gift, exe string) error {
 	p.pid = peer.PID
 	// One who refuses without having listened is gone already. What he said is there.
 	err = p.link.send(message{Type: msgTakeover, Version: wireVersion, MinVersion: wireMinVersion, Exe: exe})
-	if err != nil && !brokenPipe(err) {
+	if err != nil && !brokenPipe(err) && !connectionReset(err) {
 		return err
 	}
-	reset := false
+	reset := connectionReset(err)
 	for {
 		p.link.conn.SetReadDeadline(time.Now().Add(helloTimeout))
 		m, err := p.link.receive()

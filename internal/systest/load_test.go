@@ -84,14 +84,14 @@ func TestRaceDetector(t *testing.T) {
 	t.Parallel()
 	// TSan maps memory at fixed places and, where the kernel randomises too much, starts itself again without that: both
 	// are what a sandbox forbids. exitcode would make a race look like a failed upgrade only.
-	const dropIn = "[Service]\nEnvironment=\"GORACE=atexit_sleep_ms=0 halt_on_error=0\"\nLockPersonality=no\nMemoryDenyWriteExecute=no\nSystemCallFilter=\n"
+	const dropIn = "[Service]\nEnvironment=\"GORACE=atexit_sleep_ms=0 halt_on_error=0\"\nEnvironment=ZDT_VERIFY_MOVES=yes\nLockPersonality=no\nMemoryDenyWriteExecute=no\nSystemCallFilter=\n"
 	racy := func(n int) program { return program{version: n, race: true} }
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		if err := g.WriteFile("/etc/systemd/system/hello.service.d/race.conf", []byte(dropIn), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		s := newService(t, g, options{program: racy(1)})
-		l := s.load(load.Config{KeepAlive: 12, Fresh: 2, Think: 5 * time.Millisecond})
+		l := s.load(load.Config{KeepAlive: 6, Fresh: 2, Slow: 1, Uploads: 1, Pipelined: 2, HalfHeads: 2, Expect: 1, Think: 5 * time.Millisecond})
 		for n := 2; n <= 4; n++ {
 			s.mustUpgrade(racy(n))
 			s.upgrade(bad(n, crash)).mustBe(upgrade.RolledBack, 11)

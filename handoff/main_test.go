@@ -33,6 +33,8 @@ func roles() map[string]func() error {
 		"other-wire":        otherWireMain,
 		"closes-handoff":    closesHandoffMain,
 		"deaf-to-term":      deafToTermMain,
+		"candidate-v1":      otherCandidateMain,
+		"candidate-v3":      otherCandidateMain,
 		"list-fds":          listFDsMain,
 		"ask-control":       askControlMain,
 		"tasks":             tasksMain,

@@ -68,6 +68,7 @@ func (a *arrivals) Close() error {
 func (a *arrivals) add(nc net.Conn, load cargo) {
 	c, _ := baseConn(nc)
 	c.set(connIdle)
+	c.trim = true
 	w, ok := a.enter(nc)
 	switch {
 	case !ok:

@@ -39,6 +39,9 @@ func (c *cargo) deadline() time.Time {
 	return time.Now().Add(time.Duration(c.IdleLeft) * time.Millisecond)
 }
 
+// weight is about how many bytes of a manifest the record takes.
+func (c *cargo) weight() int { return 512 + len(c.Pending)/3*4 + len(c.Session) + len(c.Socket) }
+
 // rests reports whether nobody needs the connection before its client speaks again.
 func (c *cargo) rests() bool { return c.Protocol == protocolHTTP1 && len(c.Pending) == 0 }
 
@@ -53,6 +56,9 @@ const (
 	maxBatch = 252
 	// maxManifest bounds what a receiver reads. A sender keeps connections whose records do not fit.
 	maxManifest = 16 << 20
+	// fullManifest is where a sender begins the next batch: clients that have each sent
+	// half a request head of a megabyte shall not make it encode them all at once.
+	fullManifest = 2 << 20
 )
 
 // unfitError: something about one connection alone keeps it from travelling.

@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -43,6 +44,7 @@ type conn struct {
 	replay   []byte // read by an earlier generation and not processed there
 	stays    *mover // the mover that could not have it
 	tracked  *Tracked
+	trim     bool // drop line ends before the next request, see trimmed
 
 	mu       sync.Mutex
 	deadline time.Time // of reads, as the reader set it
@@ -75,8 +77,10 @@ func (c *conn) read(b []byte) (int, error) {
 	if len(c.replay) > 0 {
 		n := copy(b, c.replay)
 		c.replay = c.replay[n:]
-		c.gave(b[:n])
-		return n, nil
+		if n = c.trimmed(b[:n]); n > 0 {
+			c.gave(b[:n])
+			return n, nil
+		}
 	}
 	for {
 		if err := c.offer(); err != nil {
@@ -84,6 +88,9 @@ func (c *conn) read(b []byte) (int, error) {
 		}
 		n, err := c.net.Read(b)
 		if n > 0 {
+			if n = c.trimmed(b[:n]); n == 0 && err == nil {
+				continue
+			}
 			c.gave(b[:n])
 			return n, err
 		}
@@ -91,6 +98,18 @@ func (c *conn) read(b []byte) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// trimmed drops line ends in front of the first request after a move. Some
+// clients send one too many behind the body of a POST (RFC 9112, section 2.2), and
+// net/http skips it only if it has served that POST itself.
+func (c *conn) trimmed(b []byte) int {
+	if !c.trim {
+		return len(b)
+	}
+	rest := bytes.TrimLeft(b, "\r\n")
+	c.trim = len(rest) == 0
+	return copy(b, rest)
 }
 
 // awaitReadable waits like read until there is something to read, and reads nothing.

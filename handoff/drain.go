@@ -22,6 +22,7 @@ type drainer struct {
 	timeout time.Duration
 	stream  time.Duration
 	grace   atomic.Int64 // nanoseconds; shortened when the service stops
+	keep    atomic.Bool  // end nothing any more: this generation serves again
 
 	started time.Time
 	wake    chan struct{}
@@ -107,6 +108,8 @@ func (d *drainer) look() int {
 	c := control.Counts{Closed: old.Closed, Cut: old.Cut}
 	open, _, _ := d.tracker.snapshot()
 	grace := time.Duration(d.grace.Load())
+	keep := d.keep.Load()
+	late := now.Sub(d.started) >= d.timeout && !keep
 	for _, conn := range open {
 		news := conn.news.Load()
 		if news != conn.seen || conn.seenAt.Before(d.started) {
@@ -117,21 +120,21 @@ func (d *drainer) look() int {
 			// Bytes the server has not read are a request: let it be answered.
 			// So are those it has read while we looked.
 			switch {
-			case now.Sub(conn.seenAt) >= grace && !conn.awaited.Load() && conn.unread() == 0 && conn.news.Load() == news:
+			case now.Sub(conn.seenAt) >= grace && !keep && !conn.awaited.Load() && conn.unread() == 0 && conn.news.Load() == news:
 				count(&c.Closed, conn.end())
-			case now.Sub(d.started) >= d.timeout:
+			case late:
 				count(&c.Cut, conn.end())
 			default:
 				c.Idle++
 			}
 		case connActive:
-			if now.Sub(d.started) >= d.timeout {
+			if late {
 				count(&c.Cut, conn.end())
 				continue
 			}
 			c.Active++
 		default:
-			if now.Sub(d.started) >= d.stream {
+			if now.Sub(d.started) >= d.stream && !keep {
 				count(&c.Cut, conn.end())
 				continue
 			}

@@ -47,6 +47,7 @@ type machine struct {
 	watchers map[chan control.Status]struct{}
 	finished bool
 	stopped  bool // the service stops, not only this generation
+	over     bool // a candidate was told that the service stops: nobody takes its connections back
 }
 
 // attempt is one handoff, from fork until the candidate is gone or this
@@ -195,7 +196,7 @@ func (m *machine) leave(grace time.Duration) {
 	var back *mover
 	if p := m.predecessor; p != nil {
 		p.link.send(message{Type: msgStop})
-		if !m.service && !m.stopped {
+		if !m.service && !m.over {
 			back = m.moverTo(p.link, p.takes) // it accepts again, and takes back what it can
 		}
 	}
@@ -228,6 +229,9 @@ func (m *machine) quit() {
 	for _, conn := range open {
 		count(&c.Cut, conn.end())
 	}
+	if m.drain.mover != nil {
+		c.Cut += m.drain.mover.givenUp
+	}
 	c.Idle, c.Active, c.Streams = 0, 0, 0
 	m.drain.counts.Store(&c)
 	m.phase, m.drained = control.Stopping, true
@@ -243,7 +247,7 @@ func (m *machine) beginDrain(grace time.Duration, mover *mover) {
 	m.h.draining.Store(true)
 	m.h.taking.Store(false)
 	cause := ErrHandedOver
-	if m.stopped || m.phase == control.Stopping && (m.predecessor == nil || m.service) {
+	if m.stopped || m.over || m.phase == control.Stopping && (m.predecessor == nil || m.service) {
 		cause = ErrStopping
 	}
 	m.h.cancel(cause)

@@ -46,6 +46,7 @@ type mover struct {
 	batches  uint64
 	size     int  // connections in a batch at most
 	stuck    bool // the wire took nothing: not before the next tick
+	givenUp  int  // connections on their way when the moving ended; read after done
 	shutAt   time.Time
 }
 
@@ -209,7 +210,7 @@ func (m *mover) due() bool {
 func (m *mover) dispatch() {
 	m.dropClosed()
 	for m.due() && len(m.flights) < maxFlights && !m.stuck {
-		load := m.queue[:min(len(m.queue), m.size)]
+		load := m.batch()
 		m.inspect(load)
 		err := m.send(m.batches+1, load)
 		var unfit *unfitError
@@ -232,6 +233,18 @@ func (m *mover) dispatch() {
 			m.stuck = true // tick tries again
 		}
 	}
+}
+
+// batch is what goes next.
+func (m *mover) batch() []*parked {
+	n, weight := 0, 0
+	for n < len(m.queue) && n < m.size {
+		if weight += m.queue[n].cargo.weight(); weight > fullManifest && n > 0 {
+			break
+		}
+		n++
+	}
+	return m.queue[:n]
 }
 
 // dropClosed gives back what was closed while it waited: to send it would let
@@ -277,7 +290,8 @@ func (m *mover) answered(a message) {
 			m.resume(load[i:i+1], stays)
 			continue
 		}
-		p.verdict <- gone // the reader lets go, while others are on their way
+		p.conn.account()
+		p.verdict <- gone // the reader closes this process's copy, while others are on their way
 	}
 	if a.Count != len(load)-len(refused) {
 		m.report("compare an acknowledgement", errors.New("the other generation counts differently"))
@@ -351,7 +365,9 @@ func (m *mover) end(v verdict) {
 			continue
 		}
 		for _, p := range f.load {
-			p.conn.end() // counted as cut, or closed, by the drain that gave up
+			if p.conn.end() { // otherwise the drain has, and counted it
+				m.givenUp++
+			}
 			p.conn.unpark()
 			p.verdict <- gone
 		}

@@ -73,7 +73,7 @@ func (c *conn) offerTo(m *mover) error {
 	case stays:
 		c.stays = m
 	case gone:
-		c.letGo()
+		c.unpark()
 		if c.tracked != nil {
 			c.tracked.moved = true
 		}
@@ -119,6 +119,19 @@ func (c *conn) isParked() bool {
 	return c.parked
 }
 
+// hangUp ends a connection that is parked for both generations.
+func (c *conn) hangUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s, ok := c.net.(interface {
+		CloseRead() error
+		CloseWrite() error
+	}); ok && c.parked {
+		s.CloseRead()
+		s.CloseWrite()
+	}
+}
+
 // unpark gives the connection back to its owner, who may have closed it meanwhile.
 func (c *conn) unpark() {
 	c.mu.Lock()
@@ -129,12 +142,12 @@ func (c *conn) unpark() {
 	}
 }
 
-// letGo closes this process's copy of a connection that the peer has taken.
-func (c *conn) letGo() {
+// account counts a connection that the peer has taken. Its copy here is closed
+// with the next unpark.
+func (c *conn) account() {
 	if c.closed.CompareAndSwap(false, true) {
 		c.tracker.remove(c, true)
 	}
-	c.unpark()
 }
 
 // encodeSession is the JSON that travels beside the descriptor.

@@ -1,10 +1,12 @@
 package handoff
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -66,8 +68,9 @@ func acknowledge(l *link, answer message) error {
 
 // arrival is a connection that this generation has taken.
 type arrival struct {
-	cargo cargo
-	conn  net.Conn // tracked
+	cargo  cargo
+	conn   net.Conn  // tracked
+	server *arrivals // of HTTP/1
 }
 
 // build makes connections of what can be taken and the answer to the sender.
@@ -115,7 +118,9 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 		case msg.files[i+1] < 0:
 			refuse(i, "the descriptors that are left are kept for new clients (LimitNOFILE=)")
 			continue
-		case !h.canTake(load):
+		}
+		server, ok := h.canTake(load, msg.files[i+1])
+		if !ok {
 			refuse(i, fmt.Sprintf("nobody here speaks %s (socket %q)", load.Protocol, load.Socket))
 			continue
 		}
@@ -125,8 +130,11 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 			continue
 		}
 		h.verify(msg.files[i+1], load)
+		if load.Protocol == protocolHTTP1 {
+			load.Pending = bytes.TrimLeft(load.Pending, "\r\n") // see conn.trimmed
+		}
 		if load.rests() {
-			taken = append(taken, arrival{load, h.tracker.trackAtRest(msg.files[i+1], network, load.Socket)})
+			taken = append(taken, arrival{load, h.tracker.trackAtRest(msg.files[i+1], network, load.Socket), server})
 			msg.files[i+1] = -1
 			continue
 		}
@@ -138,7 +146,7 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 			refuse(i, err.Error())
 			continue
 		}
-		taken = append(taken, arrival{load, h.arrive(c, load)})
+		taken = append(taken, arrival{load, h.arrive(c, load), server})
 	}
 	answer.Count = len(taken)
 	return taken, answer
@@ -155,19 +163,13 @@ func (h *Handoff) arrive(c net.Conn, load cargo) net.Conn {
 // deliver gives a connection to whoever goes on with it, and owns it no more.
 func (h *Handoff) deliver(a arrival) {
 	h.mu.Lock()
-	var server *arrivals
-	if all := h.httpServers[a.cargo.Socket]; len(all) > 0 {
-		server = all[0]
-	}
 	f := h.onConn[a.cargo.Protocol]
 	h.mu.Unlock()
 	switch {
-	case a.cargo.Protocol == protocolHTTP1 && server != nil:
-		server.add(a.conn, a.cargo)
-	case a.cargo.Protocol != protocolHTTP1 && f != nil:
+	case a.server != nil:
+		a.server.add(a.conn, a.cargo)
+	case f != nil:
 		go f(a.conn, a.cargo.Session)
-	default: // the server ended this very moment
-		a.conn.Close()
 	}
 }
 
@@ -202,13 +204,44 @@ func (h *Handoff) takes() []take {
 	return all
 }
 
-func (h *Handoff) canTake(c cargo) bool {
+// canTake reports whether this generation can go on with a connection, and
+// which server does if it is HTTP/1. Sockets may share a name, those of one socket
+// unit above all, and have servers of their own: then the address it was
+// accepted at decides.
+func (h *Handoff) canTake(c cargo, fd int) (server *arrivals, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if c.Protocol == protocolHTTP1 {
-		return len(h.httpServers[c.Socket]) > 0
+	if c.Protocol != protocolHTTP1 {
+		return nil, h.onConn[c.Protocol] != nil
 	}
-	return h.onConn[c.Protocol] != nil
+	servers := h.httpServers[c.Socket]
+	if len(servers) == 1 {
+		return servers[0], true
+	}
+	network, address := localAddress(fd)
+	for _, s := range servers {
+		if acceptedAt(s.Addr(), network, address) {
+			return s, true
+		}
+	}
+	return nil, false
+}
+
+// acceptedAt reports whether a connection with that local address can have
+// come in through a listener at addr.
+func acceptedAt(addr net.Addr, network, address string) bool {
+	if addr.Network() != network {
+		return false
+	}
+	if addr.String() == address {
+		return true
+	}
+	bound, ok := addr.(*net.TCPAddr)
+	if !ok || !bound.IP.IsUnspecified() {
+		return false
+	}
+	local, err := netip.ParseAddrPort(address)
+	return err == nil && int(local.Port()) == bound.Port
 }
 
 // tellTakes tells the other generation that takes has changed. Before READY

@@ -15,6 +15,7 @@ package handoff
 type record struct {
 	kept    bool // bytes are being kept
 	lost    bool // what the reader holds cannot be told: no move before the next boundary
+	again   bool // lost, and what came since the last boundary is kept for the next
 	fresh   bool // the next slice offered tells what the reader holds
 	http2   bool // the client speaks HTTP/2 with prior knowledge: no move at all
 	pending []byte
@@ -41,10 +42,11 @@ func (r *record) begin() { *r = record{kept: true, pending: r.pending[:0]} }
 // boundary: the reader has processed everything but the last held bytes.
 func (r *record) boundary(held int) {
 	if held < 0 || held > len(r.pending) {
-		r.lost, r.pending = true, r.pending[:0]
+		// From here on all is kept again: the boundary after the next tells.
+		r.lost, r.again, r.pending = true, true, r.pending[:0]
 		return
 	}
-	r.lost = false
+	r.lost, r.again = false, false
 	n := copy(r.pending, r.pending[len(r.pending)-held:])
 	r.pending = r.pending[:n]
 	r.shrink()
@@ -96,13 +98,13 @@ func (r *record) offered(n int, waiting bool) {
 // gave: the reader was given b.
 func (r *record) gave(b []byte) {
 	switch {
-	case !r.kept, r.lost:
+	case !r.kept, r.lost && !r.again:
 		r.note(b)
 	case r.http2:
 	case len(r.pending)+len(b) > maxPending:
 		r.note(r.pending)
 		r.note(b)
-		r.lost, r.pending = true, nil
+		r.lost, r.again, r.pending = true, false, nil
 	default:
 		r.pending = append(r.pending, b...)
 	}

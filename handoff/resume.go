@@ -15,6 +15,7 @@ func (m *machine) takeOver(exit control.Exit) {
 	h := m.h
 	// First, so that the answers on connections that come back keep them open.
 	h.draining.Store(m.stopped)
+	m.drain.keep.Store(!m.stopped)
 	m.peerDied()
 	_, _, lost := h.tracker.snapshot()
 	c := m.attempt.candidate

@@ -47,6 +47,9 @@ func (h *Handoff) ListenReusePort(name, network, address string, n int) ([]*List
 	case network != "tcp" && network != "tcp4" && network != "tcp6":
 		return nil, fmt.Errorf("listen %q: SO_REUSEPORT with network %q: want tcp, tcp4 or tcp6", name, network)
 	}
+	if err := h.sentAway(); err != nil {
+		return nil, err
+	}
 	members, err := h.sockets.listenGroup(name, network, address, n)
 	if err != nil {
 		return nil, err

@@ -52,7 +52,16 @@ func (h *Handoff) Serve(srv *http.Server, ln net.Listener) error {
 		return h.undone
 	default:
 	}
-	leave()
+	if errors.Is(err, net.ErrClosed) {
+		// The program has closed the listener alone: connections stay, those that
+		// have moved here as well.
+		go func() {
+			<-h.Done()
+			leave()
+		}()
+	} else {
+		leave()
+	}
 	return fmt.Errorf("serve %s: %w", ln.Addr(), err)
 }
 
@@ -113,6 +122,9 @@ func (h *Handoff) adopt(srv *http.Server) {
 		httpState(c, s)
 		if connState != nil {
 			connState(c, s)
+		}
+		if base, _ := baseConn(c); base != nil && s == http.StateIdle {
+			base.resetDeadlines() // what the hook has set is not the server's
 		}
 	}
 	connContext := srv.ConnContext

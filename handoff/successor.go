@@ -29,7 +29,7 @@ func (m *machine) fromPredecessor(msg message, ok bool) {
 			}
 			grace := m.h.opt.IdleGrace // the clients' service goes on
 			if msg.Reason == string(journal.ReasonStopping) {
-				grace, m.stopped = m.h.opt.StopGrace, true
+				grace, m.over = m.h.opt.StopGrace, true
 			}
 			m.leave(grace)
 		}

@@ -18,7 +18,8 @@ type Codec struct {
 	Protocol string
 	// Session returns what the other generation must know to go on, to be
 	// encoded as JSON. It is called while no Read and no Write of the connection
-	// runs, and describes the last Boundary. An error keeps the connection here.
+	// runs, and describes the last Boundary. It must take no lock that is held around
+	// Write or Do: they wait for it. An error keeps the connection here.
 	// nil: there is nothing to know.
 	Session func() (any, error)
 	// Ahead is what was read from the connection before Track and is not
@@ -37,12 +38,15 @@ type Codec struct {
 // goroutine that does not read and whose writes Session tells of uses Do, so that no
 // move falls between the two.
 type Tracked struct {
-	net.Conn // the wrapper of the connection
-	c        *conn
-	codec    Codec
-	writing  sync.Mutex
-	moved    bool // guarded by writing
+	innerConn // the wrapper of the connection
+	c         *conn
+	codec     Codec
+	writing   sync.Mutex
+	moved     bool // guarded by writing
 }
+
+// innerConn hides the field: who wrote past the Tracked would write past a move.
+type innerConn = net.Conn
 
 // Track makes conn movable. It comes from a Listener of h, from OnConn, was
 // hijacked from a server of h, or is a *net.TCPConn or *net.UnixConn of any
@@ -60,7 +64,7 @@ func (h *Handoff) Track(conn net.Conn, codec Codec) (*Tracked, error) {
 	if c == nil || !bare {
 		return nil, fmt.Errorf("track connection: a %T cannot move, only TCP and unix stream connections can", conn)
 	}
-	t := &Tracked{Conn: conn, c: c, codec: codec}
+	t := &Tracked{innerConn: conn, c: c, codec: codec}
 	c.protocol, c.tracked = codec.Protocol, t
 	c.rec.begin()
 	if len(codec.Ahead) > 0 {
@@ -114,16 +118,23 @@ func (t *Tracked) exclusively(f func(w io.Writer) error) error {
 	if t.moved {
 		return &net.OpError{Op: "write", Net: t.LocalAddr().Network(), Source: t.LocalAddr(), Addr: t.RemoteAddr(), Err: ErrMoved}
 	}
-	return f(t.Conn)
+	return f(t.innerConn)
 }
 
 // Read reads on; it returns ErrMoved once the connection has moved.
 func (t *Tracked) Read(b []byte) (int, error) {
-	n, err := t.Conn.Read(b)
+	n, err := t.innerConn.Read(b)
 	if errors.Is(err, net.ErrClosed) && t.isGone() {
 		err = ErrMoved
 	}
 	return n, err
+}
+
+// Close ends the connection, also if it is on its way to another generation.
+func (t *Tracked) Close() error {
+	err := t.innerConn.Close()
+	t.c.hangUp()
+	return err
 }
 
 func (t *Tracked) isGone() bool {

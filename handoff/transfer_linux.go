@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 
@@ -169,6 +170,23 @@ func connectionNetwork(fd int) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%w: a socket of domain %d, type %d (listening: %d) does not move", errPacket, values[2], values[1], values[0])
+}
+
+// localAddress is where a connection was accepted.
+func localAddress(fd int) (network, address string) {
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", ""
+	}
+	switch a := name.(type) {
+	case *unix.SockaddrInet4:
+		return "tcp", netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
+	case *unix.SockaddrInet6: // of a dual-stack socket, perhaps an IPv4 address within
+		return "tcp", netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
+	case *unix.SockaddrUnix:
+		return "unix", a.Name
+	}
+	return "", ""
 }
 
 // build returns the connection over fd, which stays the caller's and is one

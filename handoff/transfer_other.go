@@ -30,6 +30,8 @@ func (*builder) build(int) (net.Conn, error) { return nil, errors.ErrUnsupported
 
 func readable(net.Conn) error { return errors.ErrUnsupported }
 
+func localAddress(int) (network, address string) { return "", "" }
+
 func connectionNetwork(int) (string, error) { return "", errors.ErrUnsupported }
 
 func borrowFD(net.Conn) (int, error) { return -1, errors.ErrUnsupported }

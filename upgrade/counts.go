@@ -61,6 +61,20 @@ func (r *run) tellCut() {
 	}
 }
 
+// tellRefused says of connections that should have moved why they did not.
+func (r *run) tellRefused(m *control.Moves) {
+	if m == nil {
+		return
+	}
+	if m.Refused > 0 {
+		r.warn("the new process could not take %s, most likely for want of descriptors (LimitNOFILE=): the clients have to reconnect",
+			plural(m.Refused, "connection", "", "s"))
+	}
+	if m.Differing > 0 {
+		r.warn("%s not as sent when it arrived, the last: %s", were(m.Differing, "connection"), m.LastDifference)
+	}
+}
+
 // settleLost counts the connections that had moved to a process that is not
 // there any more.
 func (r *run) settleLost() {

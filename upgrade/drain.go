@@ -122,6 +122,7 @@ func (r *run) proveNew(ctx context.Context) error {
 		return failure(reasonControlLost, "the new process %d is %s", pid, s.Phase)
 	}
 	r.report.Generation = s.Generation
+	r.tellRefused(s.Moves)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/journal"
 )
 
@@ -137,4 +138,17 @@ func TestLogCannotBeRead(t *testing.T) {
 	rep := w.upgrade(program(t, "crash", "v2"))
 	w.want(rep, RolledBack, Listen, "crashed")
 	wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "read the candidate's log: no permission")
+}
+
+func TestTellRefused(t *testing.T) {
+	r := &run{}
+	r.tellRefused(nil)
+	r.tellRefused(&control.Moves{Taken: 7, Verified: 7})
+	if n := len(r.report.Warnings); n > 0 {
+		t.Errorf("%d warnings about moves as they should be: %q", n, r.report.Warnings)
+	}
+	r.tellRefused(&control.Moves{Taken: 7, Refused: 3, Differing: 1, LastDifference: "10.0.0.1:5: 3 bytes vanished"})
+	if got := strings.Join(r.report.Warnings, "\n"); !strings.Contains(got, "could not take 3 connections") || !strings.Contains(got, "3 bytes vanished") {
+		t.Errorf("warnings %q", got)
+	}
 }

@@ -157,10 +157,11 @@ func (m *mover) look() {
 	}
 }
 
-// wake wakes no more connections than the next batches hold, so that a
-// request on one of ten thousand waits for its own batch and not for all.
+// wake wakes no more connections than the next two batches hold, so that a
+// request on one of ten thousand waits for its own batch and not for all. Two,
+// since while one is sent and answered the readers of the other can park.
 func (m *mover) wake() {
-	for len(m.sleepers) > 0 && m.woken+len(m.queue) < m.size && len(m.flights) < maxFlights && m.open() {
+	for len(m.sleepers) > 0 && m.woken+len(m.queue) < 2*m.size && len(m.flights) < maxFlights && m.open() {
 		last := len(m.sleepers) - 1
 		c := m.sleepers[last]
 		m.sleepers[last] = nil

@@ -152,24 +152,27 @@ func newBuilder() (*builder, error) {
 func (b *builder) close() { b.file.Close() }
 
 // connectionNetwork tells "tcp" and "unix" stream connections, and nothing else.
-func connectionNetwork(fd int) (string, error) {
-	var values [3]int
-	for i, option := range []int{unix.SO_ACCEPTCONN, unix.SO_TYPE, unix.SO_DOMAIN} {
-		v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
-		if err != nil {
-			return "", fmt.Errorf("descriptor is no connection: %w", errors.Join(err, errPacket))
+func connectionNetwork(fd int) (network string, err error) {
+	option := func(name int) (value int) {
+		if err == nil {
+			value, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, name)
 		}
-		values[i] = v
+		return value
 	}
-	if values[0] == 0 && values[1] == unix.SOCK_STREAM {
-		switch values[2] {
-		case unix.AF_INET, unix.AF_INET6:
-			return "tcp", nil
-		case unix.AF_UNIX:
-			return "unix", nil
-		}
+	listening, protocol := option(unix.SO_ACCEPTCONN), option(unix.SO_PROTOCOL)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("descriptor is no connection: %w", errors.Join(err, errPacket))
+	case listening != 0:
+		return "", fmt.Errorf("%w: a listening socket does not move", errPacket)
+	case protocol == unix.IPPROTO_TCP, protocol == unix.IPPROTO_MPTCP:
+		return "tcp", nil
 	}
-	return "", fmt.Errorf("%w: a socket of domain %d, type %d (listening: %d) does not move", errPacket, values[2], values[1], values[0])
+	domain, typ := option(unix.SO_DOMAIN), option(unix.SO_TYPE)
+	if err != nil || domain != unix.AF_UNIX || typ != unix.SOCK_STREAM {
+		return "", fmt.Errorf("%w: a socket of domain %d, type %d, protocol %d does not move", errPacket, domain, typ, protocol)
+	}
+	return "unix", nil
 }
 
 // localAddress is where a connection was accepted.

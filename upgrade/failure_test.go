@@ -181,8 +181,6 @@ func TestIncumbentDies(t *testing.T) {
 				switch {
 				case phase == Stage:
 					w.want(rep, Refused, Trigger, "")
-				case phase == Commit:
-					w.want(rep, outcome, phase, reasonControlLost)
 				default:
 					w.want(rep, outcome, phase, reasonIncumbentDied)
 				}

@@ -35,6 +35,9 @@ func limited(t *testing.T, credential *syscall.Credential, files ...*os.File) (r
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential}
 	out, err := cmd.CombinedOutput()
+	if credential != nil && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL)) {
+		t.Skipf("root here may not become another user: %v", err)
+	}
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

@@ -144,7 +144,7 @@ func (r *run) commit() (string, error) {
 			return "", r.account(*s.Last)
 		}
 		return "", &Failure{Reason: string(journal.ReasonProtocol), Err: fmt.Errorf("the running process refuses to commit: %w", err)}
-	case err != nil && r.ev.incumbent.endsWithin(exitGrace):
+	case err != nil && r.ev.incumbent.endsWithin(endGrace):
 		return "", failure(reasonIncumbentDied, "the running process %d ended before it answered to the commit: %w", r.ev.incumbent.pid, err)
 	case err != nil:
 		return "", &Failure{Reason: reasonControlLost, Err: fmt.Errorf("no answer to the commit: %w", err)}

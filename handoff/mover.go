@@ -66,13 +66,16 @@ const (
 	// retryAfter is when a peer that did not keep up is tried again.
 	retryAfter = time.Second
 	moverTick  = 25 * time.Millisecond
+	// usualBatch is how many connections go at once. As many as a packet can carry
+	// are no faster, and each waits until all of its batch have been taken.
+	usualBatch = 64
 	// gatherMax is how long a parked connection waits for others to go with.
 	gatherMax = 2 * time.Millisecond
 )
 
 func newMover(t *tracker, logger *slog.Logger, accept []take, send func(uint64, []*parked) error) *mover {
 	return &mover{
-		tracker: t, logger: logger, accept: accept, send: send, size: maxBatch,
+		tracker: t, logger: logger, accept: accept, send: send, size: usualBatch,
 		offers: make(chan *parked), acks: make(chan message, 2*maxFlights),
 		died: make(chan struct{}), stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -297,7 +300,7 @@ func (m *mover) answered(a message) {
 	if a.Count != len(load)-len(refused) {
 		m.report("compare an acknowledgement", errors.New("the other generation counts differently"))
 	}
-	m.size = min(maxBatch, 2*m.size)
+	m.size = min(usualBatch, 2*m.size)
 	if m.shut.CompareAndSwap(true, false) {
 		m.look()
 	}

@@ -183,7 +183,7 @@ func TestMoverShrinksAndGrows(t *testing.T) {
 		if n := f.gone(); n != 1000 {
 			t.Errorf("%d of 1000 have moved, in batches of %d", n, sizes)
 		}
-		if most < 100 {
+		if most < usualBatch {
 			t.Errorf("the batches do not grow again: %d", sizes)
 		}
 		f.end()

@@ -198,7 +198,9 @@ func TestReceiverShortOfDescriptors(t *testing.T) {
 	first := s.mustStatus()
 	s.flip("service-short")
 	s.signal(first.PID, unix.SIGUSR2)
-	moved := s.await("moved some", func(st control.Status) bool { return st.Moves != nil && st.Moves.Refused > 0 })
+	moved := s.await("moved some", func(st control.Status) bool {
+		return st.Moves != nil && st.Moves.Refused > 0 && st.Moves.Taken+st.Moves.Refused >= len(conns)
+	})
 	if moved.Moves.Taken < 1 || moved.Moves.Taken > 100 {
 		t.Errorf("%+v", *moved.Moves)
 	}

@@ -186,7 +186,11 @@ func TestTakeoverBetweenContainers(t *testing.T) {
 		c.install(second, "hello", bad(2, "wait").file(t), helloAddr)
 		second.MustRun(t, "systemctl", "start", "--no-block", "hello")
 		s := &service{t: t, g: second, name: "hello", unit: "hello.service"}
-		s.await("a process of the second container", func() bool { return s.processes() == 1 })
+		s.await("a process of the second container", func() bool {
+			// Until it executes the program it is systemd's, called (hello), and not confined yet.
+			comm, err := second.Run(t.Context(), "cat", fmt.Sprintf("/proc/%d/comm", s.mainPID()))
+			return s.processes() == 1 && err == nil && comm.Stdout == "hello\n"
+		})
 		c.prove("hello")
 		second.MustRun(t, "systemctl", "stop", "hello")
 		c.install(second, "hello", good(2).file(t), helloAddr)

@@ -175,12 +175,10 @@ func (c *conn) wake() {
 // wokenBy reports whether a read ended because of wake alone, and puts the
 // reader's own deadline back in force.
 func (c *conn) wokenBy(err error) bool {
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		return false
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.woken {
+	// In this order, since net/http ends a read of its own in every request.
+	if !c.woken || !errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
 	c.woken = false

@@ -46,12 +46,13 @@ type conn struct {
 	tracked  *Tracked
 	trim     bool // drop line ends before the next request, see trimmed
 
-	mu       sync.Mutex
-	deadline time.Time // of reads, as the reader set it
-	settings int       // of the deadline since the last response
-	woken    bool      // the deadline in force is the mover's
-	copying  bool      // WriteTo reads: it is not to be woken
-	parked   bool
+	mu        sync.Mutex
+	deadline  time.Time // of reads, as the reader set it
+	settings  int       // of the deadline since the last response
+	unbounded bool      // for certain no deadline is in force; see enforce
+	woken     bool      // the deadline in force is the mover's
+	copying   bool      // WriteTo reads: it is not to be woken
+	parked    bool
 
 	// Owned by the drain: the news it has seen, and when it saw that there was some.
 	seen   uint32
@@ -143,7 +144,18 @@ func (c *conn) setReadDeadline(t time.Time) error {
 	if c.woken {
 		return nil
 	}
-	return c.net.SetReadDeadline(t)
+	return c.enforce(t)
+}
+
+// enforce puts a deadline in force. The caller holds mu. net/http takes the
+// deadline away three times in each request that has none.
+func (c *conn) enforce(t time.Time) error {
+	if t.IsZero() && c.unbounded && !c.closed.Load() {
+		return nil
+	}
+	err := c.net.SetReadDeadline(t)
+	c.unbounded = t.IsZero() && err == nil
+	return err
 }
 
 func (c *conn) deadlinesSince() int {
@@ -168,7 +180,7 @@ func (c *conn) wake() {
 	defer c.mu.Unlock()
 	if !c.woken && !c.copying && !c.parked && !c.closed.Load() {
 		c.woken = true
-		c.net.SetReadDeadline(time.Unix(1, 0))
+		c.enforce(time.Unix(1, 0))
 	}
 }
 
@@ -182,7 +194,7 @@ func (c *conn) wokenBy(err error) bool {
 		return false
 	}
 	c.woken = false
-	c.net.SetReadDeadline(c.deadline)
+	c.enforce(c.deadline)
 	return !c.late()
 }
 
@@ -193,7 +205,7 @@ func (c *conn) beginCopy(w io.Writer) (n int64, err error) {
 	c.copying = true
 	if c.woken {
 		c.woken = false
-		c.net.SetReadDeadline(c.deadline)
+		c.enforce(c.deadline)
 	}
 	c.mu.Unlock()
 	c.protocol = ""

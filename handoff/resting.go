@@ -128,9 +128,9 @@ func revive(nc net.Conn) error {
 	r.noDeadline()
 	closeFD(r.fd)
 	r.fd = -1
-	c.net = made
+	c.net, c.unbounded = made, false
 	if c.woken {
-		return made.SetReadDeadline(time.Unix(1, 0))
+		return c.enforce(time.Unix(1, 0))
 	}
-	return made.SetReadDeadline(c.deadline)
+	return c.enforce(c.deadline)
 }

@@ -50,20 +50,6 @@ type machine struct {
 	over     bool // a candidate was told that the service stops: nobody takes its connections back
 }
 
-// attempt is one handoff, from fork until the candidate is gone or this
-// process is.
-type attempt struct {
-	arm       control.Arm
-	candidate *candidate
-	deadline  *time.Timer // READY, then commit, then the end of an abort
-	until     time.Time
-	health    chan error
-	cancel    context.CancelFunc // of the health check
-	takes     []take             // which connections the candidate can go on with
-	committed bool
-	gone      bool // the candidate's end of the link is closed
-}
-
 // armTimeout is how long an arming waits for its signal.
 const armTimeout = 10 * time.Second
 
@@ -197,7 +183,7 @@ func (m *machine) leave(grace time.Duration) {
 	if p := m.predecessor; p != nil {
 		p.link.send(message{Type: msgStop})
 		if !m.service && !m.over {
-			back = m.moverTo(p.link, p.takes) // it accepts again, and takes back what it can
+			back = m.moverTo(p.link, p.hello, p.takes) // it accepts again, and takes back what it can
 		}
 	}
 	m.h.gate.pause()

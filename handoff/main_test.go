@@ -24,6 +24,7 @@ func roles() map[string]func() error {
 	return map[string]func() error{
 		"service":           serviceMain,
 		"service-next":      serviceMain,
+		"service-early":     serviceMain,
 		"service-short":     shortServiceMain,
 		"crossing":          crossingMain,
 		"crash":             func() error { return fmt.Errorf("read configuration: %w", os.ErrNotExist) },

@@ -2,10 +2,7 @@ package handoff
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,11 +21,13 @@ import (
 type mover struct {
 	tracker *tracker
 	logger  *slog.Logger
-	accept  []take
+	wants   atomic.Pointer[[]take]                   // what the peer takes
 	send    func(batch uint64, load []*parked) error // transmits; the descriptors stay the sender's
-	verify  bool                                     // look at every connection before it goes
+	begun   time.Time
+	verify  bool // look at every connection before it goes
 	offers  chan *parked
-	acks    chan message // from the peer, in order
+	acks    chan message  // from the peer, in order
+	news    chan struct{} // wants has changed
 	died    chan struct{}
 	stop    chan struct{}
 	done    chan struct{}
@@ -50,12 +49,6 @@ type mover struct {
 	shutAt   time.Time
 }
 
-// flight is a batch that was sent and is not acknowledged.
-type flight struct {
-	batch uint64
-	load  []*parked
-}
-
 const (
 	// maxFlights lets the receiver work on one batch while the next is being
 	// parked. More would only make connections wait.
@@ -69,26 +62,46 @@ const (
 	// usualBatch is how many connections go at once. As many as a packet can carry
 	// are no faster, and each waits until all of its batch have been taken.
 	usualBatch = 64
+	// sayMax is how long the peer has to say what it takes. A program that says READY
+	// before it serves is a moment late with that, and until then no
+	// connection is closed for want of a taker.
+	sayMax = 500 * time.Millisecond
 	// gatherMax is how long a parked connection waits for others to go with.
 	gatherMax = 2 * time.Millisecond
 )
 
-func newMover(t *tracker, logger *slog.Logger, accept []take, send func(uint64, []*parked) error) *mover {
-	return &mover{
-		tracker: t, logger: logger, accept: accept, send: send, size: usualBatch,
-		offers: make(chan *parked), acks: make(chan message, 2*maxFlights),
+func newMover(t *tracker, logger *slog.Logger, takes []take, send func(uint64, []*parked) error) *mover {
+	m := &mover{
+		tracker: t, logger: logger, send: send, size: usualBatch, begun: time.Now(),
+		offers: make(chan *parked), acks: make(chan message, 2*maxFlights), news: make(chan struct{}, 1),
 		died: make(chan struct{}), stop: make(chan struct{}), done: make(chan struct{}),
 	}
+	m.wants.Store(&takes)
+	return m
 }
 
 // takes reports whether the peer can go on with such a connection.
 func (m *mover) takes(protocol, listener string) bool {
-	for _, t := range m.accept {
+	for _, t := range *m.wants.Load() {
 		if t.Protocol == protocol && (t.Socket == "" || t.Socket == listener) {
 			return true
 		}
 	}
 	return false
+}
+
+// mayTake reports whether the peer takes such connections, or may still say so.
+func (m *mover) mayTake(protocol, listener string) bool {
+	return m.takes(protocol, listener) || time.Since(m.begun) < sayMax
+}
+
+// accept changes what the peer takes. It does not block.
+func (m *mover) accept(takes []take) {
+	m.wants.Store(&takes)
+	select {
+	case m.news <- struct{}{}:
+	default:
+	}
 }
 
 func (m *mover) open() bool { return !m.shut.Load() }
@@ -135,6 +148,8 @@ func (m *mover) run() {
 			m.gather()
 		case a := <-m.acks:
 			m.answered(a)
+		case <-m.news:
+			m.look() // those that nobody took are idle by now and have to be woken
 		case <-m.patience.C:
 		case <-tick.C:
 			m.tick()
@@ -203,132 +218,6 @@ func (m *mover) waitSinceNow() {
 	m.patience.Reset(gatherMax)
 }
 
-// due reports whether what is parked shall go now: a batch of one costs
-// a round trip as a full one does, so those that were just woken are waited for.
-func (m *mover) due() bool {
-	n := len(m.queue)
-	return n >= m.size || n > 0 && (m.woken == 0 || time.Since(m.since) >= gatherMax)
-}
-
-// dispatch sends what is parked.
-func (m *mover) dispatch() {
-	m.dropClosed()
-	for m.due() && len(m.flights) < maxFlights && !m.stuck {
-		load := m.batch()
-		m.inspect(load)
-		err := m.send(m.batches+1, load)
-		var unfit *unfitError
-		switch {
-		case err == nil:
-			m.batches++
-			m.flights = append(m.flights, flight{m.batches, slices.Clone(load)})
-			m.queue = append(m.queue[:0], m.queue[len(load):]...)
-			m.waitSinceNow()
-		case len(load) > 1 && !errors.Is(err, os.ErrDeadlineExceeded):
-			// Too many descriptors in flight for a process without privileges
-			// (ETOOMANYREFS counts those of all its sockets), or too much to
-			// say: fewer at once may pass.
-			m.size = len(load) / 2
-		case errors.As(err, &unfit):
-			m.report("keep a connection that cannot move", err)
-			m.resume(m.queue[:1], stays)
-			m.queue = append(m.queue[:0], m.queue[1:]...)
-		default:
-			m.stuck = true // tick tries again
-		}
-	}
-}
-
-// batch is what goes next.
-func (m *mover) batch() []*parked {
-	n, weight := 0, 0
-	for n < len(m.queue) && n < m.size {
-		if weight += m.queue[n].cargo.weight(); weight > fullManifest && n > 0 {
-			break
-		}
-		n++
-	}
-	return m.queue[:n]
-}
-
-// dropClosed gives back what was closed while it waited: to send it would let
-// live elsewhere what its owner has ended here.
-func (m *mover) dropClosed() {
-	m.queue = slices.DeleteFunc(m.queue, func(p *parked) bool {
-		closed := p.conn.closed.Load()
-		if closed {
-			m.resume([]*parked{p}, kept)
-		}
-		return closed
-	})
-}
-
-// answered lets go of what the peer took and resumes what it refused.
-func (m *mover) answered(a message) {
-	i := slices.IndexFunc(m.flights, func(f flight) bool { return f.batch == a.Batch })
-	if i < 0 {
-		m.report("ignore an acknowledgement", errors.New("of a batch that was not sent"))
-		return
-	}
-	load := m.flights[i].load
-	m.flights = slices.Delete(m.flights, i, i+1)
-	refused, reason := make(map[int]bool, len(a.Refused)), "it gave no reason"
-	for i, r := range a.Refused {
-		if i == 0 {
-			reason = r.Reason
-		}
-		if r.Index >= 0 && r.Index < len(load) {
-			refused[r.Index] = true
-		}
-	}
-	if a.Count == 0 { // a receiver that could not read the batch need not know what was in it
-		for i := range load {
-			refused[i] = true
-		}
-	}
-	if len(refused) > 0 {
-		m.report(fmt.Sprintf("keep %d connections that the other generation refused", len(refused)), errors.New(reason))
-	}
-	for i, p := range load {
-		if refused[i] {
-			m.resume(load[i:i+1], stays)
-			continue
-		}
-		p.conn.account()
-		p.verdict <- gone // the reader closes this process's copy, while others are on their way
-	}
-	if a.Count != len(load)-len(refused) {
-		m.report("compare an acknowledgement", errors.New("the other generation counts differently"))
-	}
-	m.size = min(usualBatch, 2*m.size)
-	if m.shut.CompareAndSwap(true, false) {
-		m.look()
-	}
-}
-
-// inspect notes what the kernel says of connections before they go.
-func (m *mover) inspect(load []*parked) {
-	for _, p := range load {
-		if !m.verify || p.cargo.View != nil {
-			continue
-		}
-		if err := p.inspect(); err != nil {
-			m.report("look at a connection before its move", err)
-		}
-	}
-}
-
-// resume lets the readers of parked connections go on.
-func (m *mover) resume(load []*parked, v verdict) {
-	for _, p := range load {
-		if err := p.restore(); err != nil {
-			m.report("restore a connection that did not move", err)
-		}
-		p.conn.unpark()
-		p.verdict <- v
-	}
-}
-
 func (m *mover) tick() {
 	m.stuck = false
 	m.woken = 0 // some had a request to answer first, or have ended
@@ -347,34 +236,4 @@ func (m *mover) tick() {
 		m.shut.Store(false)
 		m.look()
 	}
-}
-
-// end settles what is open: v is the verdict for what the peer was sent and did not acknowledge.
-func (m *mover) end(v verdict) {
-	m.tracker.wishFor(nil)
-	m.shut.Store(false) // nothing is wished for any more
-	for {
-		select {
-		case a := <-m.acks:
-			m.answered(a)
-			continue
-		default:
-		}
-		break
-	}
-	m.resume(m.queue, kept)
-	for _, f := range m.flights {
-		if v == kept {
-			m.resume(f.load, kept)
-			continue
-		}
-		for _, p := range f.load {
-			if p.conn.end() { // otherwise the drain has, and counted it
-				m.givenUp++
-			}
-			p.conn.unpark()
-			p.verdict <- gone
-		}
-	}
-	m.queue, m.flights = nil, nil
 }

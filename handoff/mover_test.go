@@ -44,6 +44,24 @@ type movedPipe struct {
 	conn
 }
 
+// A peer that has not said what it takes may still do so, for a moment.
+func TestMoverWaitsForAList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMover(newTracker(), quiet(), nil, nil)
+		if m.takes("line/1", "") || !m.mayTake("line/1", "") {
+			t.Error("given up at once")
+		}
+		time.Sleep(sayMax)
+		if m.mayTake("line/1", "") {
+			t.Error("still waiting")
+		}
+		m.accept([]take{{Protocol: "line/1"}})
+		if !m.takes("line/1", "") || !m.mayTake("line/1", "") || m.takes("chat/1", "") {
+			t.Error("a late list counts for nothing")
+		}
+	})
+}
+
 // newFleet has n idle connections. Call it inside of a synctest bubble.
 func newFleet(t *testing.T, n int, send func(batch uint64, load []*parked) error) *fleet {
 	f := &fleet{t: t, tracker: newTracker()}

@@ -1,18 +1,31 @@
 package handoff
 
+import "slices"
+
 // This file joins the mover to the state of the generation.
 
 // capabilities is what a hello of this version offers.
 func capabilities() []string { return []string{capabilityMove} }
 
-// moverTo returns a mover to the other end of l, nil when that takes nothing.
-func (m *machine) moverTo(l *link, takes []take) *mover {
-	if len(takes) == 0 {
+// canMove reports whether the sender of a hello understands takes, move and moved.
+func (msg message) canMove() bool { return slices.Contains(msg.Capabilities, capabilityMove) }
+
+// moverTo returns a mover to the other end of l, whose greeting was hello; nil when
+// that cannot take anything. Of what it takes it may say more while the mover works.
+func (m *machine) moverTo(l *link, hello message, takes []take) *mover {
+	if !hello.canMove() {
 		return nil
 	}
 	mover := newMover(m.h.tracker, m.h.events.logger, takes, l.sendBatch)
 	mover.verify = m.h.opt.VerifyMoves
 	return mover
+}
+
+// peerTakes passes on that the other generation has changed what it takes.
+func (m *machine) peerTakes(takes []take) {
+	if m.drain != nil && m.drain.mover != nil {
+		m.drain.mover.accept(takes)
+	}
 }
 
 // acknowledged passes an answer to a batch on to the mover that sent it.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,6 +111,38 @@ func TestMovedConnectionIsAsNew(t *testing.T) {
 	body, _, err := c.answer()
 	if err != nil || !strings.Contains(body, `"ReadsFrom":true`) || strings.Contains(body, `"States":0`) || !strings.Contains(body, `"Blocking":null`) {
 		t.Errorf("%s, %v", body, err)
+	}
+}
+
+// A program that says READY before it serves says what it takes when the drain has begun.
+func TestConnectionsMoveToALateServer(t *testing.T) {
+	t.Parallel()
+	s := stand(t, serviceConfig{IdleGrace: patience, DrainTimeout: patience})
+	idle, half, busy := s.dial("tcp", s.addr), s.dial("tcp", s.addr), s.dial("tcp", s.addr)
+	for _, c := range []*httpConn{idle, half, busy} {
+		c.get("/")
+	}
+	fmt.Fprint(half, "GET / HT")
+	finish, err := busy.begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := s.mustStatus()
+	s.flip("service-early")
+	s.signal(first.PID, syscall.SIGUSR2)
+	s.await("the others there", func(st control.Status) bool { return st.Moves != nil && st.Moves.Taken == 2 })
+	if closing, err := finish(); closing || err != nil {
+		t.Errorf("a request within the handoff: closing %v, %v", closing, err)
+	}
+	fmt.Fprint(half, "TP/1.1\r\nHost: test\r\n\r\n")
+	half.answeredBy(t, 2)
+	s.awaitExit(first.PID, "exited 0")
+	for _, c := range []*httpConn{idle, busy} {
+		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+		c.answeredBy(t, 2)
+	}
+	if line := s.exitEvent(first.PID); !strings.Contains(line, "ZDT_CONNS_MOVED=3 ZDT_CONNS_DRAINED=0 ZDT_CONNS_CUT=0") {
+		t.Error(line)
 	}
 }
 

@@ -94,7 +94,11 @@ func serviceMain() error {
 	if err != nil {
 		return err
 	}
-	h, err := Open(cfg.options())
+	exe, _ := os.Executable()
+	early := filepath.Base(exe) == "service-early" // it says READY before it serves
+	opt := cfg.options()
+	opt.ManualReady = early
+	h, err := Open(opt)
 	if err != nil {
 		return err
 	}
@@ -111,7 +115,6 @@ func serviceMain() error {
 		<-h.Done()
 		return nil
 	}
-	exe, _ := os.Executable()
 	srv := &http.Server{ReadHeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout}
 	var states atomic.Int64
 	srv.ConnState = func(net.Conn, http.ConnState) { states.Add(1) }
@@ -157,6 +160,14 @@ func serviceMain() error {
 		}
 	}
 	srv.Handler = serviceMux(h, &states)
+	if early {
+		if err := h.Ready(); err != nil {
+			return err
+		}
+		for h.Generation() > 1 && !strings.Contains(readFile(filepath.Join(os.Getenv(envRole), "diary")), " drain") {
+			time.Sleep(3 * time.Millisecond) // its predecessor drains, and does not know what this one will serve
+		}
+	}
 	for _, f := range serve {
 		go f()
 	}

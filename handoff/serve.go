@@ -155,7 +155,7 @@ func willMove(r *http.Request) bool {
 		return false
 	}
 	m := c.wish.Load()
-	return m != nil && m != c.stays && m.takes(c.protocol, c.listener)
+	return m != nil && m != c.stays && m.mayTake(c.protocol, c.listener)
 }
 
 // ListenAndServe is the whole adoption for a program with one HTTP server:

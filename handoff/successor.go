@@ -35,6 +35,7 @@ func (m *machine) fromPredecessor(msg message, ok bool) {
 		}
 	case msgTakes:
 		m.predecessor.takes = msg.Takes
+		m.peerTakes(msg.Takes)
 	case msgMoved:
 		m.acknowledged(msg)
 	case msgProgress, msgBye:

@@ -48,6 +48,11 @@ type Arm struct {
 	HoldFor time.Duration `json:"hold_for,omitempty"`
 	// ReadyTimeout overrides the runtime's own (nanoseconds); 0 keeps it.
 	ReadyTimeout time.Duration `json:"ready_timeout,omitempty"`
+	// Environ (NAME=value) and Command are the service's environment and ExecStart= as they
+	// are now. A helper starts the next generation with them, and with its own last ones when they are
+	// absent. A program that hands over by itself cannot use them.
+	Environ []string `json:"environ,omitempty"`
+	Command []string `json:"command,omitempty"`
 }
 
 // Response is one line from a runtime.

@@ -7,6 +7,9 @@ import "time"
 // it knows.
 const Version = 1
 
+// RuntimeHelper is the Status.Runtime of "zdt run".
+const RuntimeHelper = "helper"
+
 // Phase says where a runtime stands in the handoff.
 type Phase string
 
@@ -30,6 +33,15 @@ type Status struct {
 	Generation  int       `json:"generation"`
 	Phase       Phase     `json:"phase"`
 	Exe         string    `json:"exe"` // the file this generation was executed from
+
+	// Runtime is RuntimeHelper when the process that answers is not the program but starts
+	// it ("zdt run"). Then PID, systemd's main process, stays the same through a handoff: after the
+	// commit the status has the next Generation, Last.Committed, and the old processes as
+	// Predecessor until they have ended. Empty: the program itself, with package handoff.
+	Runtime string `json:"runtime,omitempty"`
+	// App is the first process of the program that serves; set by a helper only.
+	App int `json:"app,omitempty"`
+
 	StartedAt   time.Time `json:"started_at"`
 	Sockets     []Socket  `json:"sockets,omitempty"`
 	Connections Counts    `json:"connections"`

@@ -27,12 +27,12 @@ const (
 
 // Status is what a runtime says of itself.
 type Status struct {
-	Version     int       `json:"version"`
-	Service     string    `json:"service"`
-	PID         int       `json:"pid"`
-	Generation  int       `json:"generation"`
-	Phase       Phase     `json:"phase"`
-	Exe         string    `json:"exe"` // the file this generation was executed from
+	Version    int    `json:"version"`
+	Service    string `json:"service"`
+	PID        int    `json:"pid"`
+	Generation int    `json:"generation"`
+	Phase      Phase  `json:"phase"`
+	Exe        string `json:"exe"` // the file this generation was executed from
 
 	// Runtime is RuntimeHelper when the process that answers is not the program but starts
 	// it ("zdt run"). Then PID, systemd's main process, stays the same through a handoff: after the

@@ -151,7 +151,10 @@ type Outcome struct {
 	Lost int `json:"lost,omitempty"`
 	// ReadyAfter is the time from the fork to READY in nanoseconds, 0 when it never was.
 	ReadyAfter time.Duration `json:"ready_after,omitempty"`
-	EndedAt    time.Time     `json:"ended_at"`
+	// Gap is how long nobody served, in nanoseconds, where the program cannot run twice at
+	// a time: clients that came meanwhile waited in the sockets' queues.
+	Gap     time.Duration `json:"gap,omitempty"`
+	EndedAt time.Time     `json:"ended_at"`
 }
 
 // Exit is the end of a process.

@@ -2,19 +2,17 @@ package handoff
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 	"github.com/zdt-dev/zdt/journal"
 )
 
@@ -42,8 +40,8 @@ func openControl(h *Handoff, fd int) (*controlServer, error) {
 	var err error
 	switch {
 	case fd >= 0:
-		claimFD(fd)
-		ln, lerr := fromFD(fd, net.FileListener)
+		netfd.Claim(fd)
+		ln, lerr := netfd.From(fd, net.FileListener)
 		if lerr != nil {
 			return nil, fmt.Errorf("inherited control socket: %w", lerr)
 		}
@@ -59,12 +57,12 @@ func openControl(h *Handoff, fd int) (*controlServer, error) {
 		if c.listener, err = bindControl(c.path); err != nil {
 			return nil, fmt.Errorf("control socket %s: %w", c.path, err)
 		}
-		if c.raw, err = dupFD(c.listener); err != nil {
+		if c.raw, err = netfd.Dup(c.listener); err != nil {
 			c.listener.Close()
 			return nil, fmt.Errorf("control socket %s: %w", c.path, err)
 		}
 	}
-	keepSocketFile(c.listener)
+	netfd.KeepFile(c.listener)
 	c.gate.add(c.listener)
 	c.wg.Add(1)
 	go c.accept()
@@ -77,38 +75,7 @@ func bindControl(path string) (*net.UnixListener, error) {
 		probe.Close()
 		return nil, errors.New("another process listens on it: is the service running twice?")
 	}
-	return bindPath("unix", path)
-}
-
-// bindPath listens on a unix socket at path, for this user alone, and replaces
-// one that nobody listens on. It binds under a name of its own and renames, so
-// that the path never leads to a socket nobody listens on and never has a wider
-// mode than 0600. On Linux the mode is there before the file: chmod(2) would
-// follow a link that another user has put in the file's place meanwhile.
-func bindPath(network, path string) (*net.UnixListener, error) {
-	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != os.ModeSocket {
-		return nil, errors.New("there is something that is no socket")
-	}
-	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+strconv.Itoa(os.Getpid()))
-	os.Remove(tmp)
-	lc := net.ListenConfig{Control: ownerOnly}
-	ln, err := lc.Listen(context.Background(), network, tmp)
-	if err != nil {
-		return nil, err
-	}
-	keepSocketFile(ln)
-	if runtime.GOOS != "linux" {
-		err = os.Chmod(tmp, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		ln.Close()
-		os.Remove(tmp)
-		return nil, err
-	}
-	return ln.(*net.UnixListener), nil
+	return netfd.ListenPrivate("unix", path)
 }
 
 // fd is the successor's copy, -1 when there is no control socket. It stays the
@@ -119,9 +86,7 @@ func (c *controlServer) fd() int { return c.raw }
 // process the one that SO_PEERCRED shows to clients.
 func (c *controlServer) own() {
 	if c.listener != nil {
-		if raw, err := c.listener.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) { listenAgain(int(fd)) })
-		}
+		netfd.ListenAgain(c.listener)
 	}
 	c.gate.open()
 }
@@ -249,7 +214,7 @@ func (c *controlServer) close(remove bool) {
 			os.Remove(c.path)
 		}
 		c.listener.Close()
-		closeFD(c.raw)
+		netfd.Close(c.raw)
 	}
 	c.wg.Wait()
 }

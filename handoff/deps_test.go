@@ -12,12 +12,16 @@ import (
 )
 
 // TestImports keeps the promise of the package comment: whoever imports
-// handoff gets the standard library, golang.org/x/sys and zdt's own journal.
+// handoff gets the standard library, golang.org/x/sys, zdt's own journal, and of
+// zdt's internal packages those few that handoff shares with package helper.
 // The test lies here and not at the root, so that a change of the guarded
 // packages is a change of its binary and not served from the test cache.
 func TestImports(t *testing.T) {
 	const module = "github.com/zdt-dev/zdt/"
-	handoff := []string{module + "handoff", module + "journal", "golang.org/x/sys/"}
+	handoff := []string{
+		module + "handoff", module + "journal", "golang.org/x/sys/",
+		module + "internal/listenfds", module + "internal/netfd",
+	}
 	for _, tt := range []struct {
 		pkg     string
 		allowed []string

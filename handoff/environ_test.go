@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/zdt-dev/zdt/internal/listenfds"
 )
 
 func lookup(env map[string]string) func(string) string {
@@ -68,7 +70,7 @@ func FuzzParseInheritance(f *testing.F) {
 		if n, _ := strconv.Atoi(fds); len(in.names) != 0 && len(in.names) != n {
 			t.Errorf("%d names for LISTEN_FDS=%q", len(in.names), fds)
 		}
-		if in.predecessor != -1 && in.predecessor < listenFDsStart {
+		if in.predecessor != -1 && in.predecessor < listenfds.Start {
 			t.Errorf("predecessor %d", in.predecessor)
 		}
 		if in.predecessor == -1 && pid != "7" && in.names != nil {
@@ -103,17 +105,6 @@ func TestSuccessorEnviron(t *testing.T) {
 	in, err := parseInheritance(lookup(env), 8)
 	if err != nil || !slices.Equal(in.names, []string{"http", "admin"}) || in.predecessor != 5 {
 		t.Errorf("the successor reads %+v, %v", in, err)
-	}
-}
-
-func TestValidName(t *testing.T) {
-	for name, want := range map[string]bool{
-		"http": true, "web.socket": true, "a b": true, strings.Repeat("x", 255): true,
-		"": false, "a:b": false, "a\n": false, "é": false, "\x7f": false, strings.Repeat("x", 256): false,
-	} {
-		if got := validName(name); got != want {
-			t.Errorf("validName(%q) = %v", name, got)
-		}
 	}
 }
 

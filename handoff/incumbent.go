@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/listenfds"
 	"github.com/zdt-dev/zdt/journal"
 )
 
@@ -103,7 +104,7 @@ func (m *machine) fork(arm control.Arm) (*attempt, error) {
 				return 0
 			}
 			spec.extra = append(spec.extra, fd)
-			return listenFDsStart + len(fds) + len(spec.extra)
+			return listenfds.Start + len(fds) + len(spec.extra)
 		}
 		hello.ControlFD, hello.TakeoverFD = extra(h.control.fd()), extra(h.takeover.fd())
 		var err error

@@ -23,7 +23,7 @@ func cannotExecute(err error) bool {
 }
 
 // launch executes the candidate with the standard descriptors, the sockets at
-// listenFDsStart and up, its end of the pair and what else it needs after them.
+// listenfds.Start and up, its end of the pair and what else it needs after them.
 //
 // syscall.ForkExec and not os/exec: the latter calls Fd on every file it passes
 // and so makes sockets blocking that the incumbent still accepts on.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // Moves at the edges, where two rules meet: names and addresses, deaths and
@@ -112,7 +113,7 @@ func TestMoveBetweenSocketsOfOneName(t *testing.T) {
 		defer ln.Close()
 		addr[name] = ln.Addr().String()
 		for _, p := range []*adopter{old, next} {
-			fd, err := dupFD(ln.(*net.TCPListener))
+			fd, err := netfd.Dup(ln.(*net.TCPListener))
 			if err != nil {
 				t.Fatal(err)
 			}

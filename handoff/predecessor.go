@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // predecessor is the generation that started this process, or that this
@@ -26,7 +28,7 @@ const helloTimeout = 10 * time.Second
 // meetPredecessor takes fd over and exchanges greetings.
 // taker gets the connections it moves here.
 func meetPredecessor(fd int, taker func(*link, message)) (*predecessor, error) {
-	claimFD(fd)
+	netfd.Claim(fd)
 	l, err := newLink(fd)
 	if err != nil {
 		return nil, fmt.Errorf("descriptor %d of %s: %w", fd, envPredecessor, err)

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // receive takes a batch of connections from the other generation. It runs in
@@ -49,7 +50,7 @@ func (m *message) leaveRoom() {
 	room := descriptorRoom()
 	for i, fd := range m.files[1:] {
 		if fd >= room { // the kernel gives the lowest number that is free
-			closeFD(fd)
+			netfd.Close(fd)
 			m.files[i+1] = -1
 		}
 	}
@@ -140,7 +141,7 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 		}
 		c, err := b.build(msg.files[i+1])
 		// At once, and not with the batch: two for each connection might be more than there are.
-		closeFD(msg.files[i+1])
+		netfd.Close(msg.files[i+1])
 		msg.files[i+1] = -1
 		if err != nil {
 			refuse(i, err.Error())

@@ -6,6 +6,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // rested lies under an idle HTTP connection that came from another generation,
@@ -77,7 +79,7 @@ func (r *rested) Close() error {
 	if r.watch != nil && r.watch.remove(r.ticket) {
 		defer r.home.left(r.owner)
 	}
-	closeFD(r.fd)
+	netfd.Close(r.fd)
 	r.fd = -1
 	return nil
 }
@@ -111,7 +113,7 @@ func revive(nc net.Conn) error {
 	case r.fd < 0:
 		return net.ErrClosed
 	}
-	made, err := fromFD(r.fd, net.FileConn)
+	made, err := netfd.From(r.fd, net.FileConn)
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,7 @@ func revive(nc net.Conn) error {
 		return fmt.Errorf("a %T does not move", made)
 	}
 	r.noDeadline()
-	closeFD(r.fd)
+	netfd.Close(r.fd)
 	r.fd = -1
 	c.net, c.unbounded = made, false
 	if c.woken {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zdt-dev/zdt/internal/netfd"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,7 +32,7 @@ func bareConnection(t *testing.T, network, address string) (fd int, client net.C
 		t.Fatal(err)
 	}
 	defer c.Close()
-	fd, err = dupFD(c.(syscall.Conn))
+	fd, err = netfd.Dup(c.(syscall.Conn))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +297,7 @@ func TestConnectionNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	fd, err := dupFD(listener.(*net.TCPListener))
+	fd, err := netfd.Dup(listener.(*net.TCPListener))
 	if err != nil {
 		t.Fatal(err)
 	}

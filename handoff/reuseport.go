@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // ListenReusePort returns a group of listeners on one address, each with a
@@ -93,7 +94,7 @@ func (r *sockets) listenGroup(name, network, address string, n int) (group []mem
 		}
 	}()
 	for _, s := range inherited {
-		ln, err := fromFD(s.fd, net.FileListener)
+		ln, err := netfd.From(s.fd, net.FileListener)
 		if err != nil {
 			return group, fmt.Errorf("use inherited socket %q: %w", name, err)
 		}
@@ -154,10 +155,10 @@ func (r *sockets) addMember(first *socket, name string, listen bool) (member, er
 	}
 	var ln net.Listener
 	if err == nil {
-		ln, err = fromFD(fd, net.FileListener)
+		ln, err = netfd.From(fd, net.FileListener)
 	}
 	if err != nil {
-		closeFD(fd)
+		netfd.Close(fd)
 		return member{}, err
 	}
 	r.mu.Lock()
@@ -287,7 +288,7 @@ func (r *sockets) holder(network, address string) (s *socket, inUse bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.all {
-		if sameKind(s.network, network) && sameAddress(s, address) {
+		if netfd.SameKind(s.network, network) && netfd.SameAddress(s.address, address) {
 			return s, s.inUse
 		}
 	}

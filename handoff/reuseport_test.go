@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // inheritFrom gives h what a successor of from inherits.
@@ -31,7 +32,7 @@ func inheritFrom(t *testing.T, h, from *Handoff) {
 // adoptFD puts a duplicate of fd among what h has inherited.
 func adoptFD(t *testing.T, h *Handoff, name string, fd int) {
 	t.Helper()
-	network, address, err := socketInfo(fd)
+	network, address, err := netfd.Info(fd)
 	if err != nil {
 		t.Fatal(err)
 	}

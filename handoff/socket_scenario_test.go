@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/listenfds"
 	"github.com/zdt-dev/zdt/internal/load"
 )
 
@@ -195,8 +196,7 @@ func TestSocketsFromSystemd(t *testing.T) {
 	check := func(r report) {
 		t.Helper()
 		for _, kv := range r.Environ {
-			name, _, _ := strings.Cut(kv, "=")
-			if slices.Contains(stale[:], name) {
+			if len(listenfds.Strip([]string{kv}, envPredecessor)) == 0 {
 				t.Errorf("generation %d has %s", r.Generation, kv)
 			}
 		}

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/listenfds"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // Where a socket came from.
@@ -42,14 +43,14 @@ type sockets struct {
 	all []*socket
 }
 
-// inherit takes descriptors listenFDsStart and up. It owns them from here on,
+// inherit takes descriptors listenfds.Start and up. It owns them from here on,
 // also when it fails.
 func (r *sockets) inherit(names []string, origin string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
 	for i, name := range names {
-		errs = append(errs, r.take(name, listenFDsStart+i, origin))
+		errs = append(errs, r.take(name, listenfds.Start+i, origin))
 	}
 	return errors.Join(errs...)
 }
@@ -57,13 +58,13 @@ func (r *sockets) inherit(names []string, origin string) error {
 // take registers a socket that came from elsewhere. It owns fd, also when it
 // fails. The caller holds mu.
 func (r *sockets) take(name string, fd int, origin string) error {
-	claimFD(fd)
-	network, address, err := socketInfo(fd)
+	netfd.Claim(fd)
+	network, address, err := netfd.Info(fd)
 	if err == nil {
-		err = setNonblock(fd)
+		err = netfd.SetNonblock(fd)
 	}
 	if err != nil {
-		closeFD(fd)
+		netfd.Close(fd)
 		return fmt.Errorf("inherited socket %q: %w", name, err)
 	}
 	r.all = append(r.all, &socket{name: name, network: network, address: address, origin: origin, fd: fd})
@@ -83,11 +84,11 @@ func (r *sockets) claim(name, network, address string) (*socket, error) {
 			continue
 		}
 		switch {
-		case !sameKind(s.network, network):
+		case !netfd.SameKind(s.network, network):
 			wrong = s.network
 		case s.inUse:
 			taken = true
-		case found == nil || sameAddress(s, address) && !sameAddress(found, address):
+		case found == nil || netfd.SameAddress(s.address, address) && !netfd.SameAddress(found.address, address):
 			found = s
 		}
 	}
@@ -111,13 +112,13 @@ func (r *sockets) meant(s *socket, name, network, address string) bool {
 		return true
 	}
 	unnamed := s.name == "unknown" || strings.HasSuffix(s.name, ".socket")
-	return unnamed && sameKind(s.network, network) && sameAddress(s, address)
+	return unnamed && netfd.SameKind(s.network, network) && netfd.SameAddress(s.address, address)
 }
 
 // bound registers a socket that this process bound itself. It duplicates the
 // descriptor and owns the duplicate.
 func (r *sockets) bound(name string, s syscall.Conn, network, address string) (*socket, error) {
-	fd, err := dupFD(s)
+	fd, err := netfd.Dup(s)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +134,7 @@ func (r *sockets) bound(name string, s syscall.Conn, network, address string) (*
 func (r *sockets) replace(s *socket, fd int, addr net.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	closeFD(s.fd)
+	netfd.Close(s.fd)
 	s.fd, s.network, s.address, s.origin = fd, addr.Network(), addr.String(), boundHere
 }
 
@@ -145,7 +146,7 @@ func (r *sockets) drop(s *socket) {
 	for i, other := range r.all {
 		if other == s {
 			r.all = append(r.all[:i], r.all[i+1:]...)
-			closeFD(s.fd)
+			netfd.Close(s.fd)
 			return
 		}
 	}
@@ -196,7 +197,7 @@ func (r *sockets) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.all {
-		closeFD(s.fd)
+		netfd.Close(s.fd)
 		if s.silent {
 			close(s.begin) // whoever waits finds the gate closed
 		}
@@ -211,22 +212,22 @@ func (r *sockets) listen(name, network, address string) (net.Listener, *socket, 
 		return nil, nil, err
 	}
 	if s != nil {
-		ln, err := fromFD(s.fd, net.FileListener)
+		ln, err := netfd.From(s.fd, net.FileListener)
 		if err != nil {
 			return nil, nil, fmt.Errorf("use inherited socket %q: %w", name, err)
 		}
-		keepSocketFile(ln)
+		netfd.KeepFile(ln)
 		return ln, s, nil
 	}
 	if network == "unix" || network == "unixpacket" {
-		removeStaleSocketFile(address)
+		netfd.RemoveStaleFile(address)
 	}
 	var lc net.ListenConfig
 	ln, err := lc.Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, nil, r.bindError(name, network, address, err)
 	}
-	keepSocketFile(ln)
+	netfd.KeepFile(ln)
 	s, err = r.bound(name, ln.(syscall.Conn), network, ln.Addr().String())
 	if err != nil {
 		ln.Close()
@@ -242,14 +243,14 @@ func (r *sockets) listenPacket(name, network, address string) (net.PacketConn, *
 		return nil, nil, err
 	}
 	if s != nil {
-		pc, err := fromFD(s.fd, net.FilePacketConn)
+		pc, err := netfd.From(s.fd, net.FilePacketConn)
 		if err != nil {
 			return nil, nil, fmt.Errorf("use inherited socket %q: %w", name, err)
 		}
 		return pc, s, nil
 	}
 	if network == "unixgram" {
-		removeStaleSocketFile(address)
+		netfd.RemoveStaleFile(address)
 	}
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(context.Background(), network, address)
@@ -265,64 +266,8 @@ func (r *sockets) listenPacket(name, network, address string) (net.PacketConn, *
 }
 
 func (r *sockets) open(name, network, address string) (*socket, error) {
-	if !validName(name) {
+	if !listenfds.ValidName(name) {
 		return nil, fmt.Errorf("socket name %q: want printable ASCII without a colon, as for FileDescriptorName=", name)
 	}
 	return r.claim(name, network, address)
-}
-
-// fromFD builds a net value over a duplicate of fd; fd stays the caller's.
-func fromFD[T any](fd int, build func(*os.File) (T, error)) (T, error) {
-	f, err := fileOf(fd)
-	if err != nil {
-		var zero T
-		return zero, err
-	}
-	defer f.Close()
-	return build(f)
-}
-
-// keepSocketFile leaves a unix socket's file in place when the listener is
-// closed: it belongs to the service, not to one generation.
-func keepSocketFile(ln net.Listener) {
-	if u, ok := ln.(interface{ SetUnlinkOnClose(bool) }); ok {
-		u.SetUnlinkOnClose(false)
-	}
-}
-
-// removeStaleSocketFile removes the file of a unix socket that nobody listens
-// on, left by a process that was killed. Connecting alone cannot tell: Linux
-// answers ECONNREFUSED for a file that is no socket at all.
-func removeStaleSocketFile(path string) {
-	if path == "" || path[0] == '@' {
-		return
-	}
-	if st, err := os.Lstat(path); err != nil || st.Mode().Type() != os.ModeSocket {
-		return
-	}
-	c, err := net.Dial("unix", path)
-	if err == nil {
-		c.Close()
-		return
-	}
-	if connectionRefused(err) {
-		os.Remove(path)
-	}
-}
-
-func sameKind(have, want string) bool { return have == strings.TrimRight(want, "46") }
-
-// sameAddress compares what a socket is bound to with what a program asked
-// for; ":80", "0.0.0.0:80" and "[::]:80" are the same wish.
-func sameAddress(s *socket, want string) bool {
-	if s.address == want {
-		return true
-	}
-	haveHost, havePort, err1 := net.SplitHostPort(s.address)
-	wantHost, wantPort, err2 := net.SplitHostPort(want)
-	if err1 != nil || err2 != nil || havePort != wantPort {
-		return false
-	}
-	any := func(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
-	return haveHost == wantHost || any(haveHost) && any(wantHost)
 }

@@ -2,8 +2,6 @@ package handoff
 
 import (
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -67,71 +65,6 @@ func TestClaim(t *testing.T) {
 				t.Errorf("got %+v, want %+v", got, r.all[tt.want])
 			}
 		})
-	}
-}
-
-func TestSameAddress(t *testing.T) {
-	for _, tt := range []struct {
-		have, want string
-		same       bool
-	}{
-		{"[::]:80", ":80", true},
-		{"0.0.0.0:80", ":80", true},
-		{"[::]:80", "0.0.0.0:80", true},
-		{"127.0.0.1:80", "127.0.0.1:80", true},
-		{"/run/x", "/run/x", true},
-		{"127.0.0.1:80", ":80", false},
-		{"[::]:80", "127.0.0.1:80", false},
-		{"[::]:80", ":81", false},
-		{"/run/x", "/run/y", false},
-		{"", ":80", false},
-	} {
-		if got := sameAddress(&socket{address: tt.have}, tt.want); got != tt.same {
-			t.Errorf("sameAddress(%q, %q) = %v", tt.have, tt.want, got)
-		}
-	}
-}
-
-// connect(2) says ECONNREFUSED for any file that is no socket: that alone must
-// not be the end of somebody's file.
-func TestStaleSocketFile(t *testing.T) {
-	dir, err := os.MkdirTemp("", "zdt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	path := func(name string) string { return filepath.Join(dir, name) }
-	if err := os.WriteFile(path("file"), []byte("precious"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	live, err := net.Listen("unix", path("live"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer live.Close()
-	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path("stale"), Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stale.SetUnlinkOnClose(false)
-	stale.Close()
-	if err := os.Symlink(path("stale"), path("link")); err != nil {
-		t.Fatal(err)
-	}
-	gram, err := net.ListenPacket("unixgram", path("gram"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer gram.Close()
-	for _, name := range []string{"file", "live", "gram", "link", "missing", "stale"} {
-		removeStaleSocketFile(path(name))
-	}
-	removeStaleSocketFile("")
-	removeStaleSocketFile("@abstract")
-	for name, want := range map[string]bool{"file": true, "live": true, "gram": true, "link": true, "stale": false} {
-		if _, err := os.Lstat(path(name)); (err == nil) != want {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // ErrHandingOver says that something must wait until the handoff is over, or
@@ -58,14 +59,14 @@ type ownSocket interface {
 }
 
 func (l *Listener) swap(next ownSocket) error {
-	fd, err := dupFD(next)
+	fd, err := netfd.Dup(next)
 	if err != nil {
 		return err
 	}
 	err = net.ErrClosed
 	l.h.do(func(m *machine) { err = m.swap(l, next, fd) })
 	if err != nil {
-		closeFD(fd)
+		netfd.Close(fd)
 	}
 	return err
 }
@@ -110,7 +111,7 @@ func (m *machine) swap(l *Listener, next ownSocket, fd int) error {
 	old.Close()
 	m.h.sockets.replace(l.socket, fd, next.Addr())
 	m.h.gate.remove(old)
-	keepSocketFile(next)
+	netfd.KeepFile(next)
 	next.SetDeadline(time.Time{})
 	m.h.gate.add(next)
 	l.inner, l.awake = next, false

@@ -5,6 +5,8 @@ import (
 	"net"
 	"syscall"
 
+	"github.com/zdt-dev/zdt/internal/listenfds"
+	"github.com/zdt-dev/zdt/internal/netfd"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,11 +42,11 @@ func emptyQueue(ln syscall.Conn) ([]net.Conn, error) {
 				return
 			}
 			var c net.Conn
-			if c, failed = fromFD(conn, net.FileConn); failed != nil {
+			if c, failed = netfd.From(conn, net.FileConn); failed != nil {
 				spare.release()
-				c, err = fromFD(conn, net.FileConn)
+				c, err = netfd.From(conn, net.FileConn)
 			}
-			closeFD(conn)
+			netfd.Close(conn)
 			if err == nil {
 				conns = append(conns, c)
 			}
@@ -62,7 +64,7 @@ type spareFDs []int
 
 func (s *spareFDs) take(fd int) error {
 	for range 2 {
-		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, listenFDsStart)
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, listenfds.Start)
 		if err != nil {
 			s.release()
 			return err
@@ -74,7 +76,7 @@ func (s *spareFDs) take(fd int) error {
 
 func (s *spareFDs) release() {
 	for _, fd := range *s {
-		closeFD(fd)
+		netfd.Close(fd)
 	}
 	*s = nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zdt-dev/zdt/internal/netfd"
 	"golang.org/x/sys/unix"
 )
 
@@ -105,7 +106,7 @@ func registered(t *testing.T, h *Handoff, name string) (address string) {
 		for i := range names {
 			if names[i] == name {
 				var err error
-				if _, address, err = socketInfo(fds[i]); err != nil {
+				if _, address, err = netfd.Info(fds[i]); err != nil {
 					t.Error(err)
 				}
 			}

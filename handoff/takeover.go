@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // A process in another container cannot be forked by the service: it is started
@@ -45,20 +46,20 @@ func openTakeover(h *Handoff, fd int) (*takeoverServer, error) {
 	if fd < 0 {
 		return s, nil
 	}
-	claimFD(fd)
-	ln, err := fromFD(fd, net.FileListener)
+	netfd.Claim(fd)
+	ln, err := netfd.From(fd, net.FileListener)
 	if err != nil {
-		closeFD(fd)
+		netfd.Close(fd)
 		return nil, fmt.Errorf("inherited takeover socket: %w", err)
 	}
 	u, ok := ln.(*net.UnixListener)
 	if !ok {
 		ln.Close()
-		closeFD(fd)
+		netfd.Close(fd)
 		return nil, errors.New("inherited takeover socket: not a unix socket")
 	}
 	s.listener, s.raw = u, fd
-	keepSocketFile(s.listener)
+	netfd.KeepFile(s.listener)
 	s.gate.add(s.listener)
 	s.wg.Add(1)
 	go s.accept()
@@ -73,9 +74,7 @@ func (s *takeoverServer) fd() int { return s.raw }
 // credentials, which the kernel takes at listen(2).
 func (s *takeoverServer) own() {
 	if s.listener != nil {
-		if raw, err := s.listener.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) { listenAgain(int(fd)) })
-		}
+		netfd.ListenAgain(s.listener)
 	}
 	s.gate.open()
 }
@@ -167,7 +166,7 @@ func (s *takeoverServer) close(remove bool) {
 			os.Remove(s.path)
 		}
 		s.listener.Close()
-		closeFD(s.raw)
+		netfd.Close(s.raw)
 	}
 	s.wg.Wait()
 }

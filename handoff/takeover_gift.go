@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/zdt-dev/zdt/internal/listenfds"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // handed describes one descriptor of a "sockets" packet.
@@ -103,8 +106,8 @@ func (g *gift) add(m message) error {
 		case item.Role == roleTakeover && g.takeover < 0:
 			g.takeover = m.files[i]
 		case item.Role != "":
-			closeFD(m.files[i]) // of a newer peer
-		case !validName(item.Name):
+			netfd.Close(m.files[i]) // of a newer peer
+		case !listenfds.ValidName(item.Name):
 			m.files = m.files[i:]
 			return fmt.Errorf("%w: a socket called %q", errPacket, item.Name)
 		default:
@@ -130,7 +133,7 @@ func (g *gift) complete() error {
 func (g *gift) close() {
 	for _, fd := range append(g.fds, g.control, g.takeover) {
 		if fd >= 0 {
-			closeFD(fd)
+			netfd.Close(fd)
 		}
 	}
 	*g = emptyGift()
@@ -162,7 +165,7 @@ func (r *sockets) adopt(names []string, fds []int) error {
 	adopted := r.all
 	for _, s := range own {
 		if slices.ContainsFunc(adopted, func(a *socket) bool { return sameSocket(a.fd, s.fd) }) {
-			closeFD(s.fd)
+			netfd.Close(s.fd)
 			continue
 		}
 		r.all = append(r.all, s)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // ErrUndone is what Serve and Listen say in a process that had asked for the service
@@ -187,7 +188,7 @@ func (h *Handoff) unpack(g gift) error {
 	asked := p != nil && p.asked
 	shares := asked && g.shares(h.opt.ControlSocket)
 	if asked && !shares && g.control >= 0 {
-		closeFD(g.control) // of another container, which goes on to answer there
+		netfd.Close(g.control) // of another container, which goes on to answer there
 		g.control = -1
 	}
 	names, fds := g.names, g.fds

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"syscall"
 	"time"
 
+	"github.com/zdt-dev/zdt/internal/netfd"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,12 +34,12 @@ func findService(path string) (conn *net.UnixConn, fd int, err error) {
 	default:
 		return nil, -1, err
 	}
-	ln, err := bindPath("unixpacket", path)
+	ln, err := netfd.ListenPrivate("unixpacket", path)
 	if err != nil {
 		return nil, -1, err
 	}
 	defer ln.Close()
-	fd, err = dupFD(ln)
+	fd, err = netfd.Dup(ln)
 	return nil, fd, err
 }
 
@@ -62,14 +62,6 @@ func lockDirectory(dir string) (unlock func(), err error) {
 			return nil, fmt.Errorf("lock directory %s: %w", dir, err)
 		}
 	}
-}
-
-// ownerOnly sets the mode of a socket that is not bound yet, from where Linux
-// takes that of its file.
-func ownerOnly(_, _ string, c syscall.RawConn) error {
-	var operr error
-	err := c.Control(func(fd uintptr) { operr = unix.Fchmod(int(fd), 0o600) })
-	return errors.Join(err, operr)
 }
 
 // fileAt identifies the file at path, the link itself if it is one.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 func TestTrusted(t *testing.T) {
@@ -100,11 +101,11 @@ func TestGiveManySockets(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			fd, err := dupFD(udp.(*net.UDPConn))
+			fd, err := netfd.Dup(udp.(*net.UDPConn))
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer closeFD(fd)
+			defer netfd.Close(fd)
 			h.takeover = &takeoverServer{raw: fd}
 			from, to := linkPair(t)
 			sent := make(chan error, 1)
@@ -373,7 +374,7 @@ func TestJoinAfterTheEnd(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "takeover")
-	ending, err := bindPath("unixpacket", path) // it does not accept any more: who asks waits in the queue
+	ending, err := netfd.ListenPrivate("unixpacket", path) // it does not accept any more: who asks waits in the queue
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -438,7 +439,7 @@ func TestAdoptSameSocket(t *testing.T) {
 	}
 	defer b.Close()
 	dup := func(ln net.Listener) int {
-		fd, err := dupFD(ln.(*net.TCPListener))
+		fd, err := netfd.Dup(ln.(*net.TCPListener))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // The wire between an incumbent and its candidate: a private SOCK_SEQPACKET
@@ -118,7 +119,7 @@ type message struct {
 func (m *message) closeFiles() {
 	for _, fd := range m.files {
 		if fd >= 0 {
-			closeFD(fd)
+			netfd.Close(fd)
 		}
 	}
 	m.files = nil
@@ -160,8 +161,8 @@ type link struct {
 
 // newLink takes fd over.
 func newLink(fd int) (*link, error) {
-	conn, err := fromFD(fd, net.FileConn)
-	closeFD(fd)
+	conn, err := netfd.From(fd, net.FileConn)
+	netfd.Close(fd)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // Generations of other versions of this package: one side is played from a
@@ -367,7 +368,7 @@ func (o *oldIncumbent) fork() {
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	socket, err := dupFD(o.ln.TCPListener)
+	socket, err := netfd.Dup(o.ln.TCPListener)
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -502,7 +503,7 @@ func (o *oldIncumbent) takeBack() {
 		}
 		var conns []net.Conn
 		for i, load := range loads {
-			c, err := fromFD(m.files[i+1], net.FileConn)
+			c, err := netfd.From(m.files[i+1], net.FileConn)
 			if err != nil || load.Protocol != protocolHTTP1 || load.Socket != "http" {
 				o.t.Errorf("%+v, %v", load, err)
 				continue

@@ -1,15 +1,11 @@
 package handoff
 
 import (
-	"errors"
 	"fmt"
-	"net"
-	"os"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
 )
@@ -183,24 +179,4 @@ func TestStatusTextOfAStop(t *testing.T) {
 		t.Errorf("the request ends with %q, %v", body, err)
 	}
 	s.awaitExit(first.PID, "exited 0")
-}
-
-// systemd reads nothing while it reloads. A status text is not worth waiting for.
-func TestHintDoesNotBlock(t *testing.T) {
-	path := t.TempDir() + "/notify"
-	deaf, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer deaf.Close()
-	begun := time.Now()
-	for err == nil { // net.unix.max_dgram_qlen, and then some
-		err = notifier{path}.hint("reads nobody")
-	}
-	if took := time.Since(begun); !errors.Is(err, os.ErrDeadlineExceeded) || took > notifyTimeout/2 {
-		t.Errorf("%v, after %v", err, took)
-	}
-	if err := (notifier{}).hint("nobody"); err != nil {
-		t.Errorf("without systemd: %v", err)
-	}
 }

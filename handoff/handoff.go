@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/sdnotify"
 )
 
 // Handoff is one generation of a service: the sockets it holds, the signals it
@@ -29,7 +30,7 @@ type Handoff struct {
 	sockets     sockets
 	gate        *gate // of the listeners
 	tracker     *tracker
-	notifier    notifier
+	notifier    sdnotify.Notifier
 	events      *eventLog
 	predecessor *predecessor // nil for the first generation
 	control     *controlServer
@@ -89,7 +90,7 @@ func Open(o Options) (*Handoff, error) {
 	h := &Handoff{
 		opt: o, started: time.Now(), generation: 1, origin: fromSystemd,
 		gate: newGate(gatePaused), tracker: newTracker(),
-		notifier: notifier{os.Getenv("NOTIFY_SOCKET")}, events: newEventLog(o),
+		notifier: sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}, events: newEventLog(o),
 		unserved: make(map[any]struct{}), servers: make(map[*http.Server]struct{}),
 		httpServers: make(map[string][]*arrivals), onConn: make(map[string]func(net.Conn, json.RawMessage)),
 		calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),

@@ -146,7 +146,7 @@ func (m *machine) ready() error {
 		}
 		m.phase = control.Candidate
 	} else {
-		if err := m.h.notifier.ready(m.statusText()); err != nil {
+		if err := m.h.notifier.Ready(m.statusText()); err != nil {
 			return err
 		}
 		m.phase = control.Idle

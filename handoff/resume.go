@@ -56,8 +56,8 @@ func successorDied(how string, lost int) string {
 // reclaim tells systemd that this process is the main one. Versions before 254
 // do not listen; zdt lends a hand there.
 func (m *machine) reclaim() error {
-	if m.h.notifier.socket != "" {
-		os.Setenv("NOTIFY_SOCKET", m.h.notifier.socket)
+	if m.h.notifier.Socket != "" {
+		os.Setenv("NOTIFY_SOCKET", m.h.notifier.Socket)
 	}
-	return m.h.notifier.reclaim(os.Getpid(), m.statusText())
+	return m.h.notifier.Reclaim(os.Getpid(), m.statusText())
 }

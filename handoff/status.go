@@ -89,7 +89,7 @@ func (m *machine) tellSystemd() {
 		return
 	}
 	m.said = saying{text, time.Now()}
-	m.h.notifier.hint(text) // if it does not get through, a later one does
+	m.h.notifier.Hint(text) // if it does not get through, a later one does
 }
 
 // publish gives every watcher the present status. A watcher that is slow gets

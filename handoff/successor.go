@@ -68,7 +68,7 @@ func (m *machine) serve() {
 	m.h.takeover.own()
 	if m.h.predecessor.asked && m.phase == control.Idle {
 		// The predecessor has a supervisor of its own. This one has waited until now.
-		if err := m.h.notifier.ready(m.statusText()); err != nil {
+		if err := m.h.notifier.Ready(m.statusText()); err != nil {
 			m.h.events.logger.Error("say READY", "error", err)
 		}
 	}
@@ -112,9 +112,9 @@ func (m *machine) predecessorGone() {
 	switch {
 	case m.phase != control.Idle:
 	case p.asked:
-		m.h.notifier.hint(m.statusText())
+		m.h.notifier.Hint(m.statusText())
 	default:
-		m.h.notifier.sole(m.statusText())
+		m.h.notifier.Sole(m.statusText())
 	}
 	m.checkFinished()
 }

@@ -105,7 +105,7 @@ func (m *machine) announce(c *candidate) (detail string, err error) {
 	if c.newcomer() {
 		return "", nil
 	}
-	if err := h.notifier.mainPID(c.pid, servingText(h.generation+1, &control.Peer{Generation: h.generation})); err != nil {
+	if err := h.notifier.MainPID(c.pid, servingText(h.generation+1, &control.Peer{Generation: h.generation})); err != nil {
 		return "", err
 	}
 	// Programs that this one still starts must not talk to systemd for it.
@@ -113,7 +113,7 @@ func (m *machine) announce(c *candidate) (detail string, err error) {
 	// Without the barrier's answer the message is still in systemd's queue,
 	// which it reads before it looks at processes that ended: there is no way
 	// back from here, and none is needed.
-	if err := h.notifier.barrier(); err != nil {
+	if err := h.notifier.Barrier(); err != nil {
 		detail = err.Error()
 	}
 	return detail, nil

@@ -1,4 +1,4 @@
-package handoff
+package sdnotify
 
 import (
 	"fmt"
@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// barrier waits until systemd has processed every message sent before
-// (BARRIER=1, since systemd 246): systemd closes the descriptor that travels
-// with it, which hangs up the pipe we keep.
-func (n notifier) barrier() error {
-	if n.socket == "" {
+// Barrier waits until systemd has processed every message sent before
+// (BARRIER=1, since systemd 246), up to Timeout: systemd closes the descriptor
+// that travels with it, which hangs up the pipe we keep.
+func (n Notifier) Barrier() error {
+	if n.Socket == "" {
 		return nil
 	}
-	conn, err := n.dial()
+	conn, err := n.dial(Timeout)
 	if err != nil {
 		return err
 	}
@@ -25,12 +25,12 @@ func (n notifier) barrier() error {
 		return fmt.Errorf("barrier: %w", err)
 	}
 	defer unix.Close(pipe[0])
-	err = sendRights(conn, []byte("BARRIER=1"), pipe[1])
+	err = sendRights(conn, []byte("BARRIER=1"), pipe[1:])
 	unix.Close(pipe[1])
 	if err != nil {
 		return fmt.Errorf("barrier: %w", err)
 	}
-	deadline := time.Now().Add(notifyTimeout)
+	deadline := time.Now().Add(Timeout)
 	for {
 		left := time.Until(deadline)
 		if left <= 0 {
@@ -47,16 +47,20 @@ func (n notifier) barrier() error {
 	}
 }
 
-// sendRights sends data with a descriptor. net.UnixConn.WriteMsgUnix refuses
+// sendRights sends data with descriptors. net.UnixConn.WriteMsgUnix refuses
 // connected datagram sockets.
-func sendRights(conn *net.UnixConn, data []byte, fd int) error {
+func sendRights(conn *net.UnixConn, data []byte, fds []int) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
+	var rights []byte
+	if len(fds) > 0 { // UnixRights of nothing is a control message all the same
+		rights = unix.UnixRights(fds...)
+	}
 	var operr error
 	if err := raw.Write(func(s uintptr) bool {
-		operr = unix.Sendmsg(int(s), data, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+		operr = unix.Sendmsg(int(s), data, rights, nil, unix.MSG_NOSIGNAL)
 		return operr != unix.EAGAIN
 	}); err != nil {
 		return err

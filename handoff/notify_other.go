@@ -1,5 +1,0 @@
-//go:build !linux
-
-package handoff
-
-func (n notifier) barrier() error { return nil }

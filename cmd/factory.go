@@ -21,6 +21,7 @@ type systemd interface {
 	Disable(ctx context.Context, runtime bool, units ...string) error
 	Start(ctx context.Context, name string) error
 	Stop(ctx context.Context, name string) error
+	Reload(ctx context.Context, name string) error
 	Signal(ctx context.Context, name string, sig syscall.Signal) error
 	Close() error
 }

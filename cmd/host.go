@@ -111,6 +111,13 @@ func (h *host) seams() upgrade.Host {
 			}
 			return sd.Signal(ctx, h.unit, sig)
 		},
+		Reload: func(ctx context.Context) error {
+			sd, err := h.bus(ctx)
+			if err != nil {
+				return err
+			}
+			return sd.Reload(ctx, h.unit)
+		},
 		Control: h.control,
 		Reclaim: h.reclaim,
 		Tidy:    h.tidy,
@@ -264,6 +271,6 @@ func unitOf(u dbusctl.Unit) upgrade.Unit {
 	return upgrade.Unit{
 		Name: u.Name, LoadState: u.LoadState, ActiveState: u.ActiveState, SubState: u.SubState, Result: u.Result,
 		Type: u.Type, NotifyAccess: u.NotifyAccess, StatusText: u.StatusText, MainPID: int(u.MainPID), UID: u.UID,
-		ControlGroup: u.ControlGroup, ExecStartPath: u.ExecStartPath, Restarts: u.NRestarts, Job: u.Job != 0,
+		ControlGroup: u.ControlGroup, Program: unitgen.Program(u.ExecStartPath, u.ExecStart), ExecReload: u.ExecReload, Restarts: u.NRestarts, Job: u.Job != 0,
 	}
 }

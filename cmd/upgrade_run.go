@@ -10,6 +10,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/release"
+	"github.com/zdt-dev/zdt/unitgen"
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
@@ -28,7 +29,7 @@ func (f *factory) transact(ctx context.Context, o upgradeOptions, observe func(u
 	if err != nil {
 		return upgrade.Report{}, &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", h.unit, err), Hint: hintOf(err)}
 	}
-	store, err := release.Open(h.paths.disk(h.paths.StateDir(o.Service)), release.Options{Program: filepath.Base(u.ExecStartPath)})
+	store, err := release.Open(h.paths.disk(h.paths.StateDir(o.Service)), release.Options{Program: filepath.Base(unitgen.Program(u.ExecStartPath, u.ExecStart))})
 	if errors.Is(err, fs.ErrNotExist) {
 		return upgrade.Report{}, fail(ExitRefused, f.zdt()+" init "+o.Service+" --exec FILE", "%s has no release store: zdt does not manage it", o.Service)
 	}

@@ -14,7 +14,7 @@ func (r *run) settleCounts() {
 	if !r.committing {
 		return
 	}
-	pid := ev.incumbent.pid
+	pid := ev.server.pid
 	if rep.Outcome != Upgraded {
 		r.settleLost()
 		return
@@ -24,6 +24,8 @@ func (r *run) settleCounts() {
 		last, told = r.story.find(journal.Exit, pid)
 	}
 	switch {
+	case ev.helper:
+		r.settleProgram(last, told)
 	case ev.status.Phase == control.Exited:
 		c := ev.status.Connections
 		rep.Connections = &c
@@ -87,7 +89,7 @@ func (r *run) settleLost() {
 		rep.Lost = rep.Connections.Moved
 	}
 	if r.story != nil && rep.Lost == 0 {
-		if e, ok := r.story.find(journal.Abort, ev.incumbent.pid); ok {
+		if e, ok := r.story.find(journal.Abort, ev.server.pid); ok {
 			rep.Lost = number(e, journal.FieldConnsLost)
 		}
 	}

@@ -16,10 +16,14 @@ func (r *run) judgeDrain() (verdict, error) {
 	switch {
 	case undone(s, r.report.TxID): // TookOver says the same of any handoff before
 		return failed, r.account(*s.Last)
-	case ev.unit.ActiveState == "deactivating" || ev.unit.ActiveState == "inactive":
+	case ev.toldToStop(ev.unit):
 		return failed, r.stopping()
 	case ev.candidateGone() && (ev.over() || ev.deaf()):
 		return failed, failure(string(journal.ReasonCrashed), "the new main process %d ended right after the commit", ev.candidate.pid)
+	case ev.helper && ev.over(): // it holds the sockets: nobody serves without it
+		return failed, failure(reasonIncumbentDied, "%s ended after the commit", r.incumbent())
+	case ev.helper && ev.deaf():
+		return failed, failure(reasonControlLost, "the control connection to %s ended: %w", r.incumbent(), ev.watchErr)
 	}
 	return undecided, nil
 }
@@ -32,8 +36,7 @@ func (r *run) drain() (string, error) {
 	var last string
 	limit := r.Options.DrainTimeout + 2*r.slack
 	err := r.ev.until(r.ctx, limit, func() (verdict, error) {
-		if s := r.ev.status; s.Phase == control.Draining || s.Phase == control.Exited {
-			c := s.Connections
+		if c, known := r.ev.draining(); known {
 			r.report.Connections = &c
 			if text := drainText(c); text != last {
 				last = text
@@ -43,19 +46,21 @@ func (r *run) drain() (string, error) {
 		if v, err := r.judgeDrain(); v != undecided {
 			return v, err
 		}
-		if (r.ev.status.Phase == control.Exited || r.ev.over()) && !r.ev.candidateGone() {
+		if r.ev.finished() && !r.ev.candidateGone() {
 			return reached, nil
 		}
 		return undecided, nil
 	})
 	switch {
 	case errors.Is(err, errLimit):
-		r.warn("the previous process %d still drains after %s; it ends by itself, see: %s", r.ev.incumbent.pid, limit, r.zdt("status", r.Options.Service))
+		r.warn("the previous process %d still drains after %s; it ends by itself, see: %s", r.ev.server.pid, limit, r.zdt("status", r.Options.Service))
 	case r.endedBy(err):
-		r.warn("interrupted while the previous process %d drains; it ends by itself, see: %s", r.ev.incumbent.pid, r.zdt("status", r.Options.Service))
+		r.warn("interrupted while the previous process %d drains; it ends by itself, see: %s", r.ev.server.pid, r.zdt("status", r.Options.Service))
 	case err != nil:
 		return last, err
-	case r.ev.status.Phase != control.Exited:
+	case r.ev.helper && last == "":
+		return fmt.Sprintf("pid %d has finished", r.ev.server.pid), nil
+	case !r.ev.helper && r.ev.status.Phase != control.Exited:
 		return fmt.Sprintf("pid %d ended without its last word", r.ev.incumbent.pid), nil
 	}
 	return last, nil
@@ -67,17 +72,18 @@ func (r *run) exit() (string, error) {
 	if err := r.writeAhead(Exit); err != nil {
 		r.warn("%v", err)
 	}
-	still := r.ctx.Err() != nil || !r.ev.incumbent.isGone() && r.ev.status.Phase != control.Exited
+	old := r.ev.server.pid
+	still := r.ctx.Err() != nil || !r.ev.left() && !r.ev.finished()
 	ctx := context.WithoutCancel(r.ctx)
 	if !still {
 		err := r.ev.until(ctx, r.slack, func() (verdict, error) {
-			if r.ev.incumbent.isGone() {
+			if r.ev.left() {
 				return reached, nil
 			}
 			return undecided, nil
 		})
 		if err != nil {
-			r.warn("the previous process %d has finished but does not exit; if it stays: kill %d", r.ev.incumbent.pid, r.ev.incumbent.pid)
+			r.warn("the previous process %d has finished but does not exit; if it stays: kill %d", old, old)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*r.slack)
@@ -85,41 +91,41 @@ func (r *run) exit() (string, error) {
 	if err := r.proveNew(ctx); err != nil {
 		return "", err
 	}
-	if still || !r.ev.incumbent.isGone() {
-		return fmt.Sprintf("pid %d still drains", r.ev.incumbent.pid), nil
+	if still || !r.ev.left() {
+		return fmt.Sprintf("pid %d still drains", old), nil
 	}
-	return fmt.Sprintf("pid %d ended", r.ev.incumbent.pid), nil
+	return fmt.Sprintf("pid %d ended", old), nil
 }
 
-// proveNew returns nil only if the candidate is systemd's main process, alive,
-// and answers as the service.
+// proveNew returns nil only if the candidate is alive, and the main process of an active unit,
+// which is the candidate itself or its helper, answers that it serves.
 func (r *run) proveNew(ctx context.Context) error {
 	u, err := r.Host.Unit(ctx)
 	if err != nil {
 		return &Failure{Reason: reasonSystemdLost, Err: fmt.Errorf("ask systemd for the main process: %w", err), Hint: hintOf(err)}
 	}
-	pid := r.ev.candidate.pid
+	pid, main := r.ev.candidate.pid, r.ev.newMain()
 	switch {
-	case u.ActiveState == "deactivating" || u.ActiveState == "inactive":
+	case r.ev.toldToStop(u):
 		return r.stopping()
 	case r.ev.candidate.isGone():
 		return failure(string(journal.ReasonCrashed), "the new main process %d ended right after the commit", pid)
-	case u.MainPID != pid || u.ActiveState != "active":
-		return failure(reasonMainPID, "systemd has %d as the main process of %s (%s), and not %d", u.MainPID, u.Name, u.ActiveState, pid)
+	case u.MainPID != main || !up(u):
+		return failure(reasonMainPID, "systemd has %d as the main process of %s (%s), and not %d", u.MainPID, u.Name, u.ActiveState, main)
 	}
 	c, err := r.Host.Control(ctx)
 	if err != nil {
-		return failure(reasonControlLost, "ask the new process %d: %w", pid, err)
+		return failure(reasonControlLost, "ask the main process %d: %w", main, err)
 	}
 	defer c.Close()
 	s, err := c.Status(ctx)
 	switch {
 	case err != nil:
-		return failure(reasonControlLost, "ask the new process %d: %w", pid, err)
-	case s.PID != pid:
-		return failure(reasonControlLost, "process %d answers on the control socket, and not the main process %d", s.PID, pid)
-	case s.Phase != control.Idle:
-		return failure(reasonControlLost, "the new process %d is %s", pid, s.Phase)
+		return failure(reasonControlLost, "ask the main process %d: %w", main, err)
+	case s.PID != main:
+		return failure(reasonControlLost, "process %d answers on the control socket, and not the main process %d", s.PID, main)
+	case serving(s) != pid || s.Phase != control.Idle:
+		return failure(reasonControlLost, "process %d serves, and not the new one %d; %d is %s", serving(s), pid, s.PID, s.Phase)
 	}
 	r.report.Generation = s.Generation
 	r.tellRefused(s.Moves)

@@ -72,6 +72,7 @@ type run struct {
 	current release.Release // what systemd starts
 	running string          // ID of the release that the incumbent runs, "" for another file
 	unit    Unit
+	before  control.Status  // what the incumbent said when it was idle
 	client  *control.Client // commands to the incumbent; nil: to be connected anew
 	ev      *evidence       // nil before the trigger
 	story   *story

@@ -14,38 +14,47 @@ import (
 // handoff goes on. The transaction's goroutine reads it; one goroutine feeds
 // each source and ends with close.
 type evidence struct {
+	ctx      context.Context // of what feeds it
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	statuses chan control.Status
-	lost     chan error  // the watch on the incumbent ended
-	units    <-chan Unit // nil once systemd cannot be heard any more
+	lost     chan error   // the watch on the incumbent ended
+	units    <-chan Unit  // nil once systemd cannot be heard any more
+	reloads  <-chan error // the end of ExecReload=; nil when none runs
 	grace    <-chan time.Time
 
 	// What is known. Owned by the transaction's goroutine.
-	incumbent *process
+	helper    bool           // the incumbent is one, see runtime.go
+	incumbent *process       // the main process, as it was at the trigger
+	server    *process       // who served then: the incumbent itself, or its program
 	candidate *process       // nil until the fork is known
+	exe       string         // what the incumbent says that the candidate executes
 	status    control.Status // the incumbent's latest; no PID: none yet
 	watchErr  error          // its control connection ended with this
 	graceOver bool
 	unit      Unit
 	unitsLost bool
+	reloadErr error
 }
 
 // gather starts to watch the incumbent, whose control connection client
-// becomes the evidence's own.
-func gather(ctx context.Context, h Host, client *control.Client, unit Unit) (*evidence, error) {
+// becomes the evidence's own. before is what it said in preflight.
+func gather(ctx context.Context, h Host, client *control.Client, unit Unit, before control.Status) (*evidence, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	e := &evidence{cancel: cancel, statuses: make(chan control.Status, 1), lost: make(chan error, 1), unit: unit}
+	e := &evidence{ctx: ctx, cancel: cancel, statuses: make(chan control.Status, 1), lost: make(chan error, 1), unit: unit, helper: isHelper(before)}
 	var err error
-	if e.incumbent, err = openProcess(unit.MainPID); err != nil {
-		cancel()
-		client.Close()
-		return nil, err
+	if e.incumbent, err = openProcess(unit.MainPID); err == nil {
+		e.server = e.incumbent
+		if e.helper {
+			e.server, err = openProcess(before.App)
+		}
 	}
-	if e.units, err = h.WatchUnit(ctx); err != nil {
-		cancel()
+	if err == nil {
+		e.units, err = h.WatchUnit(ctx)
+	}
+	if err != nil {
 		client.Close()
-		e.incumbent.close()
+		e.close()
 		return nil, err
 	}
 	e.wg.Add(1)
@@ -74,6 +83,7 @@ func (e *evidence) close() {
 	e.cancel()
 	e.wg.Wait()
 	e.incumbent.close()
+	e.server.close() // closed twice where it is the incumbent, which is no error
 	e.candidate.close()
 }
 
@@ -115,6 +125,8 @@ func (e *evidence) until(ctx context.Context, limit time.Duration, judge func() 
 			e.ended(err)
 		case u, ok := <-e.units:
 			e.saw(u, ok)
+		case err := <-e.reloads:
+			e.reloads, e.reloadErr = nil, err
 		case <-incumbentGone:
 		case <-gone(e.candidate):
 		case <-e.grace:
@@ -138,6 +150,8 @@ func (e *evidence) catchUp() {
 			e.ended(err)
 		case u, ok := <-e.units:
 			e.saw(u, ok)
+		case err := <-e.reloads:
+			e.reloads, e.reloadErr = nil, err
 		default:
 			return
 		}
@@ -214,6 +228,6 @@ func (e *evidence) meet(h Host) error {
 		}
 		return err
 	}
-	e.candidate = p
+	e.candidate, e.exe = p, e.status.Handoff.Exe
 	return nil
 }

@@ -15,7 +15,7 @@ func (r *run) listen() (string, error) {
 	if err := r.writeAhead(Listen); err != nil {
 		return "", err
 	}
-	err := r.ev.until(r.ctx, r.Options.ReadyTimeout+r.slack, func() (verdict, error) {
+	err := r.ev.until(r.ctx, r.readyLimit(), func() (verdict, error) {
 		if v, err := r.judgeHandoff(); v != undecided {
 			return v, err
 		}
@@ -26,7 +26,10 @@ func (r *run) listen() (string, error) {
 	})
 	if errors.Is(err, errLimit) {
 		// The runtime's own deadline comes first, and its word with it.
-		err = failure(string(journal.ReasonReadyTimeout), "the candidate was not READY within %s, and the running process %d did not say why", r.Options.ReadyTimeout, r.ev.incumbent.pid)
+		err = failure(string(journal.ReasonReadyTimeout), "the candidate was not READY within %s, and %s did not say why", r.Options.ReadyTimeout, r.incumbent())
+	}
+	if err == nil {
+		err = r.reloaded()
 	}
 	if err != nil {
 		return "", err
@@ -78,9 +81,9 @@ func (r *run) judgeHandoff() (verdict, error) {
 	case s.Phase == control.Stopping || s.Phase == control.Exited || ev.unit.ActiveState == "deactivating":
 		return failed, r.stopping()
 	case ev.over():
-		return failed, failure(reasonIncumbentDied, "the running process %d ended during the upgrade", ev.incumbent.pid)
+		return failed, failure(reasonIncumbentDied, "%s ended during the upgrade", r.incumbent())
 	case ev.deaf():
-		return failed, failure(reasonControlLost, "the control connection to the running process %d ended: %w", ev.incumbent.pid, ev.watchErr)
+		return failed, failure(reasonControlLost, "the control connection to %s ended: %w", r.incumbent(), ev.watchErr)
 	case ev.unitsLost:
 		return failed, failure(reasonSystemdLost, "the connection to systemd was lost")
 	case ev.unit.ActiveState == "active" && ev.unit.MainPID != 0 && ev.unit.MainPID != ev.incumbent.pid && !ev.incumbent.isGone():
@@ -107,7 +110,7 @@ func (r *run) account(last control.Outcome) *Failure {
 	}
 	detail := last.Detail
 	if detail == "" {
-		detail = "the running process undid the handoff"
+		detail = r.incumbent() + " undid the handoff"
 	}
 	return failure(last.Reason, "%s", detail)
 }
@@ -115,7 +118,7 @@ func (r *run) account(last control.Outcome) *Failure {
 // commit makes the candidate the service.
 func (r *run) commit() (string, error) {
 	if r.ev.candidate == nil {
-		return "", failure(string(journal.ReasonProtocol), "the running process %d never named its candidate", r.ev.incumbent.pid)
+		return "", failure(string(journal.ReasonProtocol), "%s never named its candidate", r.incumbent())
 	}
 	var err error
 	if r.txn.Candidate, err = release.ProcOf(r.ev.candidate.pid); err != nil || r.ev.candidateGone() {
@@ -143,16 +146,15 @@ func (r *run) commit() (string, error) {
 		if undone(s, r.report.TxID) {
 			return "", r.account(*s.Last)
 		}
-		return "", &Failure{Reason: string(journal.ReasonProtocol), Err: fmt.Errorf("the running process refuses to commit: %w", err)}
+		return "", &Failure{Reason: string(journal.ReasonProtocol), Err: fmt.Errorf("%s refuses to commit: %w", r.incumbent(), err)}
 	case err != nil && r.ev.incumbent.endsWithin(endGrace):
-		return "", failure(reasonIncumbentDied, "the running process %d ended before it answered to the commit: %w", r.ev.incumbent.pid, err)
+		return "", failure(reasonIncumbentDied, "%s ended before it answered to the commit: %w", r.incumbent(), err)
 	case err != nil:
 		return "", &Failure{Reason: reasonControlLost, Err: fmt.Errorf("no answer to the commit: %w", err)}
 	}
-	pid := r.ev.candidate.pid
 	err = r.ev.until(ctx, r.slack, func() (verdict, error) {
 		switch {
-		case r.ev.unit.MainPID == pid:
+		case r.ev.committed(r.report.TxID):
 			return reached, nil
 		case r.ev.unitsLost:
 			return failed, failure(reasonSystemdLost, "the connection to systemd was lost")
@@ -160,14 +162,13 @@ func (r *run) commit() (string, error) {
 		return r.judgeDrain()
 	})
 	if errors.Is(err, errLimit) {
-		err = &Failure{Reason: string(journal.ReasonSystemd), Hint: "it has to be NotifyAccess=main: " + r.systemctl("show -p NotifyAccess", r.unit.Name),
-			Err: fmt.Errorf("systemd was told of the new main process %d and keeps %d", pid, r.ev.unit.MainPID)}
+		err = r.notCommitted()
 	}
 	if err != nil {
 		return "", err
 	}
 	r.Host.Write(r.event(journal.UpgradeCommit))
-	return fmt.Sprintf("main process is %d", pid), nil
+	return r.whatCommitted(), nil
 }
 
 // checkCandidate holds the process that the incumbent names against what the
@@ -176,17 +177,20 @@ func (r *run) commit() (string, error) {
 // the release can execute it.
 func (r *run) checkCandidate() error {
 	pid := r.ev.candidate.pid
-	if pid == r.ev.incumbent.pid {
-		return failure(string(journal.ReasonProtocol), "the running process %d names itself as its candidate", pid)
+	switch pid {
+	case r.ev.incumbent.pid:
+		return failure(string(journal.ReasonProtocol), "%s names itself as its candidate", r.incumbent())
+	case r.ev.server.pid:
+		return failure(string(journal.ReasonProtocol), "%s names %d as its candidate, which serves already", r.incumbent(), pid)
 	}
-	exe, err := r.Host.Exe(pid)
+	id, exe, err := r.runs(pid, r.ev.said())
 	if err != nil {
 		if r.ev.candidate.endsWithin(exitGrace) {
 			return r.howItEnded()
 		}
 		return failure(reasonForeign, "find what the candidate %d executes: %w", pid, err)
 	}
-	switch releaseOf(r.Store, exe) {
+	switch id {
 	case r.to.ID:
 	case "":
 		r.warn("the new process %d executes %s, which is no release", pid, exe)

@@ -12,20 +12,23 @@ import (
 
 // Unit is what systemd says of the service's unit.
 type Unit struct {
-	Name          string
-	LoadState     string // loaded, not-found, masked …
-	ActiveState   string // active, activating, deactivating, failed …
-	SubState      string
-	Result        string
-	Type          string // of the service: notify …
-	NotifyAccess  string
-	StatusText    string
-	MainPID       int // 0: none
-	UID           uint32
-	ControlGroup  string
-	ExecStartPath string
-	Restarts      uint32
-	Job           bool // a job is queued or running
+	Name         string
+	LoadState    string // loaded, not-found, masked …
+	ActiveState  string // active, activating, deactivating, failed …
+	SubState     string
+	Result       string
+	Type         string // of the service: notify …
+	NotifyAccess string
+	StatusText   string
+	MainPID      int // 0: none
+	UID          uint32
+	ControlGroup string
+	// Program is the file that ExecStart= starts as the service: its first word, or
+	// under "zdt run" the one behind it. ExecReload is the whole command of a reload.
+	Program    string
+	ExecReload []string
+	Restarts   uint32
+	Job        bool // a job is queued or running
 }
 
 // Store is the part of *release.Store that a transaction needs; tests make
@@ -53,6 +56,8 @@ type Host struct {
 	WatchUnit func(ctx context.Context) (<-chan Unit, error)
 	// Signal signals the unit's main process and nothing else.
 	Signal func(ctx context.Context, sig syscall.Signal) error
+	// Reload has systemd run the unit's ExecReload= and waits for its end.
+	Reload func(ctx context.Context) error
 	// Control connects to the runtime's control socket, and proves that it is
 	// the service's.
 	Control func(ctx context.Context) (*control.Client, error)

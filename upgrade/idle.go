@@ -39,8 +39,11 @@ func (r *run) becomeIdle(old string) error {
 			if busy, err = r.quieten(ctx, s, old); err != nil {
 				return err
 			}
+			if busy == "" && r.unit.ActiveState == "reloading" {
+				busy = "waiting for a reload to end"
+			}
 			if busy == "" {
-				r.report.Generation = s.Generation
+				r.before, r.report.Generation = s, s.Generation
 				return nil
 			}
 		case s.TookOver && reclaimed < reclaimTries:
@@ -76,7 +79,7 @@ func (r *run) becomeIdle(old string) error {
 		if r.unit, err = r.Host.Unit(ctx); err != nil {
 			return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
 		}
-		if r.unit.ActiveState != "active" || r.unit.MainPID == 0 {
+		if !up(r.unit) || r.unit.MainPID == 0 {
 			return r.checkUnit()
 		}
 	}
@@ -102,7 +105,7 @@ func (r *run) unreachable(err error) error {
 	if r.ctx.Err() != nil {
 		return context.Cause(r.ctx)
 	}
-	return refuse("the program has to use the handoff library, and the unit needs RuntimeDirectory=zdt/"+r.Options.Service+"; after a change: "+r.systemctl("restart", r.unit.Name),
+	return refuse("the program has to use the handoff library or run under zdt run, and the unit needs RuntimeDirectory=zdt/"+r.Options.Service+"; after a change: "+r.systemctl("restart", r.unit.Name),
 		"main process %d of %s does not answer on its control socket: %w", r.unit.MainPID, r.unit.Name, err)
 }
 

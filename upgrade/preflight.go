@@ -44,7 +44,7 @@ func (r *run) preflight() error {
 	if err := r.becomeIdle(old.TxID); err != nil {
 		return err
 	}
-	r.report.Incumbent = r.unit.MainPID
+	r.report.Incumbent = serving(r.before)
 	if err := r.findRunning(); err != nil {
 		return err
 	}
@@ -77,9 +77,9 @@ func (r *run) checkUnit() error {
 	u := r.unit
 	name := r.Options.Service
 	switch {
-	case u.Job:
+	case u.Job && u.ActiveState != "reloading": // a reload is waited for: an upgrade that was cut short may be behind it
 		return refuse("wait for it: "+r.systemctl("list-jobs"), "a job of systemd is queued or running for %s", u.Name)
-	case u.ActiveState != "active":
+	case !up(u):
 		return refuse("start it first: "+r.systemctl("start", u.Name), "%s is %s (%s): there is nothing to hand over", u.Name, u.ActiveState, u.Result)
 	case u.MainPID == 0:
 		return refuse(r.systemctl("status", u.Name), "%s has no main process", u.Name)
@@ -89,23 +89,39 @@ func (r *run) checkUnit() error {
 		return refuse("set NotifyAccess=main: "+r.systemctl("edit", u.Name), "%s has NotifyAccess=none: systemd would not hear of the new main process and would end the service", u.Name)
 	}
 	want := filepath.Join(r.Store.Dir(), "current") + "/"
-	if !strings.HasPrefix(u.ExecStartPath, want) {
-		return refuse(r.zdt("init", name, "--exec", u.ExecStartPath), "%s starts %s, not a release below %s: a restart would not follow the upgrade", u.Name, u.ExecStartPath, want)
+	if !strings.HasPrefix(u.Program, want) {
+		return refuse(r.zdt("init", name, "--exec", u.Program), "%s starts %s, not a release below %s: a restart would not follow the upgrade", u.Name, u.Program, want)
 	}
 	return nil
 }
 
 // findRunning finds the release that the incumbent runs.
 func (r *run) findRunning() error {
-	exe, err := r.Host.Exe(r.unit.MainPID)
-	if err != nil {
+	pid := serving(r.before)
+	var exe string
+	var err error
+	if r.running, exe, err = r.runs(pid, said(r.before)); err != nil {
 		return refuse(r.systemctl("status", r.unit.Name), "find the running release: %w", err)
 	}
-	r.running = releaseOf(r.Store, exe)
 	if r.running == "" {
-		r.warn("process %d runs %s, which is no release; after a rollback by restart release %s would run", r.unit.MainPID, exe, r.current.ID)
+		r.warn("process %d runs %s, which is no release; after a rollback by restart release %s would run", pid, exe, r.current.ID)
 	}
 	return nil
+}
+
+// runs finds the release that a process executes, "" for another file, whose
+// name is returned. The kernel decides where it names a release. Of a script it names the
+// interpreter: then what the helper says it has started counts.
+func (r *run) runs(pid int, said string) (id, exe string, err error) {
+	if exe, err = r.Host.Exe(pid); err != nil {
+		return "", "", err
+	}
+	if id = releaseOf(r.Store, exe); id == "" && said != "" {
+		if id = releaseOf(r.Store, said); id == "" {
+			exe = said
+		}
+	}
+	return id, exe, nil
 }
 
 // findFrom corrects the release to go back to: the one that runs, should it

@@ -145,7 +145,7 @@ func TestRefusedBeforeTheTrigger(t *testing.T) {
 		{"no main process", func(u *Unit) { u.MainPID = 0 }, nil, "no main process", "systemctl --user status web.service"},
 		{"type", func(u *Unit) { u.Type = "simple" }, nil, "Type=simple", "zdt --user init web"},
 		{"notify access", func(u *Unit) { u.NotifyAccess = "none" }, nil, "NotifyAccess=none", "NotifyAccess=main"},
-		{"path", func(u *Unit) { u.ExecStartPath = "/usr/bin/web" }, nil, "starts /usr/bin/web", "zdt --user init web --exec /usr/bin/web"},
+		{"path", func(u *Unit) { u.Program = "/usr/bin/web" }, nil, "starts /usr/bin/web", "zdt --user init web --exec /usr/bin/web"},
 		{"somebody else answers", func(u *Unit) { u.MainPID = os.Getpid() }, nil, "answers on the control socket", "systemctl --user status"},
 		{"no runtime", nil, func(e *Engine) {
 			e.Host.Control = func(context.Context) (*control.Client, error) { return nil, os.ErrNotExist }

@@ -91,6 +91,8 @@ type Report struct {
 	// Generation is that of the process that serves at the end.
 	Generation  int             `json:"generation,omitempty"`
 	Connections *control.Counts `json:"connections,omitempty"` // the incumbent's, at its end
+	// Gap is how long nobody served (nanoseconds), where a program cannot run twice at a time.
+	Gap time.Duration `json:"gap,omitempty"`
 	// Lost counts connections that had moved to the new process and ended with it:
 	// it died, and another serves.
 	Lost     int      `json:"connections_lost,omitempty"`

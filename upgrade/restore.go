@@ -133,7 +133,7 @@ func (r *run) takeBack(ctx context.Context) {
 	})
 	var refused *control.Error
 	if err != nil && !errors.As(err, &refused) && !r.ev.incumbent.isGone() {
-		r.warn("the handoff could not be aborted: %v; the running process ends it by itself within %s", err, r.probation()+holdMargin)
+		r.warn("the handoff could not be aborted: %v; %s ends it by itself within %s", err, r.incumbent(), r.probation()+holdMargin)
 	}
 }
 
@@ -194,7 +194,7 @@ func (w *wait) look(all context.Context) (f found, why error) {
 		return found{}, w.reclaim(ctx, s.PID, u.MainPID)
 	case s.PID != u.MainPID:
 		return found{}, fmt.Errorf("process %d answers, the main process is %d", s.PID, u.MainPID)
-	case u.ActiveState != "active":
+	case !up(u):
 		return found{}, fmt.Errorf("%s is %s", u.Name, u.ActiveState)
 	}
 	return w.judge(s)
@@ -231,29 +231,34 @@ func (w *wait) judge(s control.Status) (found, error) {
 		return found{}, fmt.Errorf("process %d is %s", s.PID, s.Phase)
 	}
 	r.report.Generation = s.Generation
+	pid := serving(s)
 	switch {
-	case s.PID == r.ev.incumbent.pid && !r.ev.incumbent.isGone():
+	case pid == r.ev.server.pid && !r.ev.server.isGone():
 		if undone(s, r.report.TxID) && r.committing && s.TookOver {
-			return found{action: fmt.Sprintf("pid %d took the service back and serves on", s.PID)}, nil
+			return found{action: fmt.Sprintf("pid %d took the service back and serves on", pid)}, nil
 		}
-		return found{action: fmt.Sprintf("pid %d never stopped serving", s.PID)}, nil
-	case r.ev.candidate != nil && s.PID == r.ev.candidate.pid && !r.ev.candidate.isGone() && r.checkCandidate() == nil:
+		return found{action: fmt.Sprintf("pid %d never stopped serving", pid)}, nil
+	case r.ev.candidate != nil && pid == r.ev.candidate.pid && !r.ev.candidate.isGone() && r.checkCandidate() == nil:
 		if s.Predecessor != nil {
 			r.warn("the previous process %d still drains; it ends by itself", s.Predecessor.PID)
 		}
-		return found{new: true, action: fmt.Sprintf("pid %d serves as the main process all the same", s.PID)}, nil
+		return found{new: true, action: fmt.Sprintf("pid %d serves %s all the same", pid, r.asMain())}, nil
 	}
-	exe, err := r.Host.Exe(s.PID)
+	id, _, err := r.runs(pid, said(s))
 	if err != nil {
 		return found{}, err
 	}
-	switch id := releaseOf(r.Store, exe); id {
+	who := "systemd"
+	if s.PID == r.ev.incumbent.pid {
+		who = "the helper"
+	}
+	switch id {
 	case r.txn.From:
-		return found{action: fmt.Sprintf("systemd started the old release again as pid %d", s.PID)}, nil
+		return found{action: fmt.Sprintf("%s started the old release again as pid %d", who, pid)}, nil
 	case r.current.ID:
-		return found{action: fmt.Sprintf("systemd started the current release %s again as pid %d", id, s.PID)}, nil
+		return found{action: fmt.Sprintf("%s started the current release %s again as pid %d", who, id, pid)}, nil
 	default:
-		return found{}, fmt.Errorf("process %d runs release %q, and not %q", s.PID, id, r.txn.From)
+		return found{}, fmt.Errorf("process %d runs release %q, and not %q", pid, id, r.txn.From)
 	}
 }
 
@@ -269,13 +274,13 @@ func (w *wait) withoutSystemd(ctx context.Context, cause error) (found, error) {
 	switch {
 	case err != nil:
 		return found{}, errors.Join(cause, err)
-	case s.PID != r.ev.incumbent.pid || r.ev.incumbent.isGone():
+	case serving(s) != r.ev.server.pid || r.ev.server.isGone():
 		return found{}, errors.Join(cause, errors.New("the running process is gone"))
 	case s.Phase != control.Idle && s.Phase != control.Aborting || time.Since(w.since) < r.slack:
 		return found{}, fmt.Errorf("%w (process %d is %s)", cause, s.PID, s.Phase)
 	}
-	r.warn("systemd could not be asked (%v): that process %d serves is its own word", cause, s.PID)
-	return found{action: fmt.Sprintf("pid %d never stopped serving", s.PID)}, nil
+	r.warn("systemd could not be asked (%v): that process %d serves is its own word", cause, r.ev.server.pid)
+	return found{action: fmt.Sprintf("pid %d never stopped serving", r.ev.server.pid)}, nil
 }
 
 // logLines is how many of the candidate's last lines are shown.

@@ -48,7 +48,7 @@ type systemd struct {
 func newSystemd(t *testing.T, dir, exec string, env ...string) *systemd {
 	s := &systemd{t: t, dir: dir, exec: exec, env: env, restart: true, news: make(chan struct{}), watchers: map[chan struct{}]struct{}{}}
 	s.unit = Unit{Name: "web.service", LoadState: "loaded", ActiveState: "inactive", Result: "success", Type: "notify", NotifyAccess: "main",
-		ControlGroup: "/test", ExecStartPath: exec}
+		ControlGroup: "/test", Program: exec}
 	var err error
 	if s.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"}); err != nil {
 		t.Fatal(err)

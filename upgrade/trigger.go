@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -33,15 +32,15 @@ func (r *run) trigger() (string, error) {
 	// interrupts: a signal whose fate is unknown would leave a candidate.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), 2*r.slack)
 	defer cancel()
-	err := r.Host.Signal(ctx, syscall.SIGUSR2)
+	text, err := r.deliver(ctx)
 	if err == nil {
-		return "SIGUSR2 to the main process", nil
+		return text, nil
 	}
 	s, disarmErr := r.ask(ctx, func(c *control.Client, ctx context.Context) (control.Status, error) {
 		return c.Disarm(ctx, r.report.TxID)
 	})
 	if disarmErr == nil && !mine(s, r.report.TxID) && !undone(s, r.report.TxID) {
-		return "", refuse(hintOf(err), "signal the main process: %w", err) // it did not arrive, and cannot any more
+		return "", refuse(hintOf(err), "start the handoff: %w", err) // it did not arrive, and cannot any more
 	}
 	return "", &Failure{Err: errors.Join(err, disarmErr), Hint: hintOf(err)}
 }
@@ -73,7 +72,7 @@ func (r *run) watch() error {
 	if err != nil {
 		return refuse(r.zdt("status", r.Options.Service), "connect to the runtime: %w", err)
 	}
-	if r.ev, err = gather(context.WithoutCancel(r.ctx), r.Host, client, r.unit); err != nil {
+	if r.ev, err = gather(context.WithoutCancel(r.ctx), r.Host, client, r.unit, r.before); err != nil {
 		return refuse(hintOf(err), "watch the service: %w", err)
 	}
 	err = r.ev.until(ctx, r.slack, func() (verdict, error) {
@@ -96,6 +95,9 @@ func (r *run) watch() error {
 	if s.PID != pid || u.MainPID != pid || u.ActiveState != "active" || r.ev.incumbent.isGone() {
 		return refuse("run the same command again; if it comes back: "+r.systemctl("status", r.unit.Name),
 			"the main process changed while the release was staged: it was %d, systemd has %d (%s), process %d answers", pid, u.MainPID, u.ActiveState, s.PID)
+	}
+	if was, is := serving(r.before), serving(s); is != was || isHelper(s) != r.ev.helper {
+		return refuse("run the same command again", "the program changed while the release was staged: process %d served, now it is %d", was, is)
 	}
 	return nil
 }

@@ -15,28 +15,34 @@ import (
 // Image names a root file system by the Debian suite it is made from.
 type Image string
 
-// The images. Together they cover the oldest systemd zdt supports and a current one.
+// The plain images. Together they cover the oldest systemd zdt supports and a current one.
 const (
 	Bookworm Image = "bookworm" // Debian 12, systemd 252
 	Trixie   Image = "trixie"   // Debian 13, systemd 257
 )
 
-// Images returns every image, oldest systemd first.
+// Images returns the plain images, oldest systemd first.
 func Images() []Image { return []Image{Bookworm, Trixie} }
 
 // Systemd returns the major version of the image's systemd, as a number.
 func (i Image) Systemd() int {
 	switch i {
-	case Bookworm:
+	case Bookworm, BookwormPrograms:
 		return 252
-	case Trixie:
+	case Trixie, TrixiePrograms:
 		return 257
 	}
 	return 0
 }
 
-// String returns the name that tests show, such as "systemd-252".
-func (i Image) String() string { return fmt.Sprintf("systemd-%d", i.Systemd()) }
+// String returns the name that tests show, such as "systemd-252" or "systemd-252-programs".
+func (i Image) String() string {
+	name := fmt.Sprintf("systemd-%d", i.Systemd())
+	if i.plain() != "" {
+		name += "-programs"
+	}
+	return name
+}
 
 // packages is what an image holds beyond debootstrap's minbase. Changing it makes a new image.
 const packages = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,iproute2,procps,polkitd,socat"
@@ -80,6 +86,13 @@ func (s Store) Ensure(ctx context.Context, image Image) (string, error) {
 	if s.use(root) {
 		return root, nil
 	}
+	var plain string
+	if image.plain() != "" {
+		var err error
+		if plain, err = s.Ensure(ctx, image.plain()); err != nil {
+			return "", err
+		}
+	}
 	// 0700, because the image has set-user-ID programs that nobody will ever update.
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return "", fmt.Errorf("make image directory: %w", err)
@@ -94,7 +107,7 @@ func (s Store) Ensure(ctx context.Context, image Image) (string, error) {
 	}
 	s.removeStale(image)
 	s.logf("building the %s image in %s (about a minute, once)", image, root)
-	if err := s.build(ctx, image, root); err != nil {
+	if err := s.build(ctx, image, plain, root); err != nil {
 		return "", fmt.Errorf("build image %s: %w", string(image), err)
 	}
 	return root, nil
@@ -111,23 +124,37 @@ func (s Store) use(root string) bool {
 	return true
 }
 
-// build makes the image in a directory beside root and renames it into place when it is complete.
-func (s Store) build(ctx context.Context, image Image, root string) error {
+// build makes the image in a directory beside root and renames it into place when it is complete. plain is the
+// directory of the image to begin with; "" for none.
+func (s Store) build(ctx context.Context, image Image, plain, root string) error {
 	tmp, err := os.MkdirTemp(s.Dir, ".build-"+string(image)+"-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	if err := s.debootstrap(ctx, image, tmp); err != nil {
-		return err
+	if plain != "" {
+		err = s.addPrograms(ctx, image, plain, tmp)
+	} else {
+		err = s.bootstrap(ctx, image, tmp)
 	}
-	if out, err := runTool(ctx, "chroot", tmp, "/bin/sh", "-c", imageScript, "image.sh", User, fmt.Sprint(UserUID)); err != nil {
-		return fmt.Errorf("configure: %w\n%s", err, lastLines(out, 20))
+	if err != nil {
+		return err
 	}
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
 	return os.Rename(tmp, root)
+}
+
+// bootstrap makes dir a plain image.
+func (s Store) bootstrap(ctx context.Context, image Image, dir string) error {
+	if err := s.debootstrap(ctx, image, dir); err != nil {
+		return err
+	}
+	if out, err := runTool(ctx, "chroot", dir, "/bin/sh", "-c", imageScript, "image.sh", User, fmt.Sprint(UserUID)); err != nil {
+		return fmt.Errorf("configure: %w\n%s", err, lastLines(out, 20))
+	}
+	return nil
 }
 
 // removeStale removes what builders that were killed left behind, and the versions of this image that nobody has used
@@ -159,7 +186,11 @@ func (s Store) logf(format string, args ...any) {
 
 // version identifies everything that goes into the image except the archive's own progress.
 func (i Image) version() string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{string(i), packages, imageScript}, "\x00")))
+	parts := []string{string(i), packages, imageScript}
+	if i.plain() != "" {
+		parts = i.programsVersion()
+	}
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return hex.EncodeToString(sum[:6])
 }
 

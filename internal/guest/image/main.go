@@ -1,5 +1,5 @@
 // Command image builds the root file systems that the system tests and the demo boot, so that the minute they cost is
-// paid where it can be seen. Without arguments it builds all of them, else the suites named.
+// paid where it can be seen. Without arguments it builds all of them, else those named: trixie, programs-trixie.
 package main
 
 import (
@@ -18,7 +18,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(suites []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	images := guest.Images()
+	images := guest.All()
 	if len(suites) > 0 {
 		images = nil
 		for _, s := range suites {

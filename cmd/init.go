@@ -22,6 +22,7 @@ type initOptions struct {
 	Args        []string
 	Listen      []string
 	Runtime     string
+	Run         []string // flags for zdt run, "--NAME=VALUE"
 	ServiceUser string
 	DynamicUser bool
 	Description string
@@ -77,12 +78,19 @@ nothing; with other flags init shows what differs and rewrites the units. It
 never overwrites a unit that a person wrote or edited, and never deploys: once
 there is a release, zdt upgrade replaces it.
 
+With --runtime helper the program needs no library: zdt run starts it, holds its
+sockets, and hands over to a new process group. --pass, --ready, --stop-signal
+and their like say how it learns of its sockets, when it is ready and how it
+ends. They are flags of zdt run, and stand in ExecStart=.
+
 --service-user names the account the service runs as; the global --user means
 the user manager, as it does for systemctl.`,
 		Example: `  zdt init web --exec ./web --listen :8080 --dynamic-user --start
   zdt init web --exec ./web --listen 443=https --listen 127.0.0.1:9090=admin \
       --health http://127.0.0.1:9090/healthz --bake 1m -- -config /etc/web.toml
-  zdt init dns --exec ./dns --listen udp::53 --listen :53 --dry-run`,
+  zdt init dns --exec ./dns --listen udp::53 --listen :53 --dry-run
+  zdt init shop --runtime helper --exec ./shop.py --listen :8000=http --dynamic-user \
+      --ready http://127.0.0.1:8000/healthz -- --fd {fd:http}`,
 		Args: initArguments,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -98,7 +106,8 @@ the user manager, as it does for systemctl.`,
 	flags.Var((*durationFlag)(&o.DrainTimeout), "drain-timeout", "time for requests to finish when a program ends (default: 30s)")
 	flags.Var((*durationFlag)(&o.Bake), "bake", "probation of a new program before it takes over (default: none)")
 	flags.StringVar(&o.OnFailure, "on-failure", "", "when a new program fails: `WHAT` is rollback (default) or freeze")
-	flags.StringVar(&o.Runtime, "runtime", "", "who hands over: `WHO` is library, the program itself (default)")
+	flags.StringVar(&o.Runtime, "runtime", "", "who hands over: `WHO` is library, the program itself (default), or helper, zdt run for a program of any kind")
+	addRunFlags(flags)
 	flags.StringArrayVar(&o.Environment, "env", nil, "a variable for the program: `KEY=VALUE` (repeat)")
 	flags.StringVar(&o.StartProbe, "start-probe", "", "a shell `COMMAND` that has to succeed before each start by systemd")
 	flags.StringVar(&o.Description, "description", "", "a `TEXT` for systemctl status")
@@ -106,7 +115,7 @@ the user manager, as it does for systemctl.`,
 	flags.BoolVar(&o.Start, "start", false, "start the sockets and the service")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would change, and change nothing")
 	flags.BoolVar(&o.Force, "force", false, "overwrite units that a person wrote or edited; copies are kept")
-	cmd.RegisterFlagCompletionFunc("runtime", cobra.FixedCompletions([]string{"library"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("runtime", cobra.FixedCompletions([]string{"library", "helper"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("on-failure", cobra.FixedCompletions([]string{"rollback", "freeze"}, cobra.ShellCompDirectiveNoFileComp))
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {
@@ -115,6 +124,9 @@ the user manager, as it does for systemctl.`,
 			return err
 		}
 		o.Args = args[1:]
+		if o.Run, err = runFlags(cmd.Flags(), o.Runtime); err != nil {
+			return err
+		}
 		if o.Exec == "" {
 			return usage("give the program with --exec FILE", "init: --exec is missing")
 		}
@@ -142,7 +154,7 @@ func (o initOptions) spec(p Paths, user bool) (unitgen.Spec, error) {
 	s := unitgen.Spec{
 		Name: o.Name, Description: o.Description, Exec: programName(o.Name, o.Exec), Args: o.Args, Environment: o.Environment,
 		StateDir: p.StateDir(o.Name), UnitDir: p.Units, Zdt: o.Zdt,
-		Runtime: unitgen.Runtime(o.Runtime), User: o.ServiceUser, DynamicUser: o.DynamicUser,
+		Runtime: unitgen.Runtime(o.Runtime), Run: o.Run, User: o.ServiceUser, DynamicUser: o.DynamicUser,
 		Health: o.Health, ReadyTimeout: o.ReadyTimeout, DrainTimeout: o.DrainTimeout, Bake: o.Bake,
 		OnFailure: unitgen.OnFailure(o.OnFailure), UserManager: user,
 	}

@@ -113,7 +113,7 @@ func (f *factory) planInit(ctx context.Context, o initOptions) (*initPlan, error
 	return p, p.refuse(f, o)
 }
 
-// reloadProgram finds the zdt that ExecReload= is to run, and makes sure that
+// reloadProgram finds the zdt that the unit is to run, and makes sure that
 // nobody less than root can replace it: systemd would run the replacement as
 // the service's user.
 func (f *factory) reloadProgram(path string, offline bool) (string, error) {
@@ -140,7 +140,7 @@ func (f *factory) reloadProgram(path string, offline bool) (string, error) {
 	for at := path; ; at = filepath.Dir(at) {
 		var st syscall.Stat_t
 		if err := syscall.Stat(at, &st); err != nil {
-			return "", fail(ExitRefused, hint, "look at %s, which ExecReload= is to run: %w", path, &fs.PathError{Op: "stat", Path: at, Err: err})
+			return "", fail(ExitRefused, hint, "look at %s, which the unit is to run: %w", path, &fs.PathError{Op: "stat", Path: at, Err: err})
 		}
 		owner := st.Uid == 0 || f.globals.user && int(st.Uid) == f.euid
 		writable := st.Mode&0o002 != 0 || at == path && st.Mode&0o020 != 0

@@ -36,6 +36,7 @@ func (p *initPlan) verify(ctx context.Context, user bool) error {
 	// The program is not in the store yet, zdt may be missing below --root, and
 	// verify insists that both can be executed. That they can has been looked at.
 	stand := strings.NewReplacer(
+		"ExecStart="+p.spec.Zdt+" run", "ExecStart=/bin/sh",
 		"ExecStart="+filepath.Join(p.spec.StateDir, "current", p.spec.Exec), "ExecStart=/bin/sh",
 		"ExecReload="+p.spec.Zdt, "ExecReload=/bin/sh",
 		"ExecStop=-"+p.spec.Zdt, "ExecStop=-/bin/sh")

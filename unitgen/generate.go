@@ -42,6 +42,8 @@ type serviceView struct {
 	ReadyTimeout, DrainTimeout, Bake      string
 	TimeoutStart, TimeoutStop, RestartSec string
 	RestartSteps                          bool
+	Helper, Restarts                      bool   // zdt run starts the program; and not twice at a time
+	Ready                                 string // --ready of zdt run
 	RuntimeDir                            string
 }
 
@@ -89,7 +91,7 @@ func newServiceView(s Spec) serviceView {
 		Format:       formatVersion,
 		Description:  quoteValue(s.Description),
 		Sockets:      joinUnits(s.SocketUnits()),
-		ExecStart:    command(append([]string{s.execPath()}, s.Args...)),
+		ExecStart:    command(s.command()),
 		ExecReload:   command([]string{s.Zdt, "handoff"}),
 		ExecStop:     command([]string{s.Zdt, "stop"}),
 		ReadyTimeout: formatSpan(s.ReadyTimeout),
@@ -99,6 +101,15 @@ func newServiceView(s Spec) serviceView {
 		TimeoutStop:  formatSpan(s.DrainTimeout + stopMargin),
 		RestartSec:   "500ms",
 		RuntimeDir:   s.runtimeDir(),
+	}
+	if s.Runtime == RuntimeHelper {
+		v.Helper, v.Restarts, v.Ready = true, s.runFlag("strategy") == "restart", s.runFlag("ready")
+		if v.Ready == "" {
+			v.Ready = "notify" // zdt run's default
+		}
+		if v.Restarts {
+			v.TimeoutStart = formatSpan(s.ReadyTimeout + s.DrainTimeout + startMargin)
+		}
 	}
 	if s.since(254) {
 		v.RestartSec, v.RestartSteps = "100ms", true

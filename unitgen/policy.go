@@ -19,7 +19,8 @@ type Policy struct {
 
 	Name    string
 	Runtime Runtime
-	Exec    string // base name of the program within a release
+	Exec    string   // base name of the program within a release
+	Run     []string // flags of zdt run
 	Listen  []Listen
 
 	Health       []string
@@ -160,7 +161,7 @@ func (r *policyReader) set(here place, s setting) error {
 			v = string(def.Runtime)
 		}
 		if Runtime(v) != RuntimeLibrary && Runtime(v) != RuntimeHelper {
-			return refuse("runtime", v, "unknown", "use library")
+			return refuse("runtime", v, "unknown", "use library or helper")
 		}
 		p.Runtime = Runtime(v)
 	case "Exec":
@@ -168,6 +169,15 @@ func (r *policyReader) set(here place, s setting) error {
 			return refuse("program", v, "not a plain file name", "")
 		}
 		p.Exec = v
+	case "Run":
+		if v == "" {
+			p.Run = nil
+			return nil
+		}
+		if err := validateRun(v); err != nil {
+			return err
+		}
+		p.Run = append(p.Run, v)
 	case "Listen":
 		if v == "" {
 			p.Listen = nil

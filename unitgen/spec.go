@@ -24,7 +24,7 @@ type Runtime string
 
 const (
 	RuntimeLibrary Runtime = "library" // the program links package handoff
-	RuntimeHelper  Runtime = "helper"  // zdt run starts the program; not built yet
+	RuntimeHelper  Runtime = "helper"  // zdt run starts the program
 )
 
 // OnFailure says what an upgrade does when a gate fails after the candidate serves.
@@ -52,6 +52,7 @@ type Spec struct {
 
 	Listen  []Listen // none: a service without sockets of systemd's
 	Runtime Runtime  // default: RuntimeLibrary
+	Run     []string // flags of zdt run, "--NAME=VALUE" each; for RuntimeHelper
 
 	User        string // default: root, or with UserManager the manager's own user
 	Group       string // default: User's
@@ -149,6 +150,25 @@ func (s Spec) sockets() []socketGroup {
 
 // execPath is what ExecStart= names.
 func (s Spec) execPath() string { return path.Join(s.StateDir, "current", s.Exec) }
+
+// command is the whole ExecStart=.
+func (s Spec) command() []string {
+	words := append([]string{s.execPath()}, s.Args...)
+	if s.Runtime == RuntimeHelper {
+		words = append(append(append([]string{s.Zdt, "run"}, s.Run...), "--"), words...)
+	}
+	return words
+}
+
+// runFlag is the value of a flag of zdt run, "" when it is not given. The last one counts.
+func (s Spec) runFlag(name string) (value string) {
+	for _, flag := range s.Run {
+		if v, ok := strings.CutPrefix(flag, "--"+name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
 
 // runtimeDir is where control.sock is, in words for the operator.
 func (s Spec) runtimeDir() string {

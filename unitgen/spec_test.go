@@ -60,7 +60,13 @@ func TestValidate(t *testing.T) {
 		{"unknown protocol", func(s *Spec) { s.Listen[0].Proto = "sctp" }, "unknown protocol"},
 		{"listen twice", func(s *Spec) { s.Listen = append(s.Listen, Listen{"tcp", "127.0.0.1:8080", "b"}) }, "same address as"},
 		{"listen in the runtime directory", func(s *Spec) { s.Listen[0] = Listen{"unix", "/run/zdt/web/x", ""} }, "removed whenever"},
-		{"helper", func(s *Spec) { s.Runtime = RuntimeHelper }, "not yet"},
+		{"flag of zdt run for a library", func(s *Spec) { s.Run = []string{"--ready=notify"} }, "--runtime helper"},
+		{"end of the flags", func(s *Spec) { s.Runtime, s.Run = RuntimeHelper, []string{"--"} }, "--NAME=VALUE"},
+		{"flag without a value", func(s *Spec) { s.Runtime, s.Run = RuntimeHelper, []string{"--ready"} }, "--NAME=VALUE"},
+		{"flag that is a word", func(s *Spec) { s.Runtime, s.Run = RuntimeHelper, []string{"notify"} }, "--NAME=VALUE"},
+		{"newline in a flag", func(s *Spec) { s.Runtime, s.Run = RuntimeHelper, []string{"--ready=a\nName=b"} }, "control character"},
+		{"flag that goes on", func(s *Spec) { s.Runtime, s.Run = RuntimeHelper, []string{`--ready=a\`} }, "backslash"},
+		{"flag with a space", func(s *Spec) { s.Runtime, s.Run = RuntimeHelper, []string{"--ready=a "} }, "space"},
 		{"unknown runtime", func(s *Spec) { s.Runtime = "magic" }, "unknown"},
 		{"two users", func(s *Spec) { s.User = "web" }, "made up by systemd"},
 		{"bad user", func(s *Spec) { s.DynamicUser, s.User = false, "a b" }, "not a name or number"},
@@ -132,6 +138,40 @@ func TestSocketUnits(t *testing.T) {
 				t.Errorf("%q: not named %q:\n%s", c.listen, strings.Fields(c.names)[i-1], f.Data)
 			}
 		}
+	}
+}
+
+// What zdt run is told reads back as given, and stands in ExecStart= as one word each, in front of the program.
+func TestRunFlags(t *testing.T) {
+	for _, w := range awkward {
+		s := validSpec()
+		s.Runtime, s.Run, s.Args = RuntimeHelper, []string{"--ready=exec:x" + w + "x", "--pass=none"}, []string{w}
+		files, err := Generate(s)
+		if err != nil {
+			continue // refused
+		}
+		p, err := ParsePolicy(files...)
+		if err != nil || p.Runtime != RuntimeHelper || !slices.Equal(p.Run, s.Run) || len(p.Warnings) > 0 {
+			t.Errorf("%q: policy %+v, %v", w, p, err)
+		}
+		for _, line := range strings.Split(string(files[0].Data), "\n") {
+			if value, ok := strings.CutPrefix(line, "ExecStart="); ok {
+				words, err := splitWords(value)
+				for i := range words {
+					words[i] = strings.NewReplacer("%%", "%", "$$", "$").Replace(words[i])
+				}
+				if want := s.withDefaults().command(); err != nil || !slices.Equal(words, want) {
+					t.Errorf("%q, %v; want %q", words, err, want)
+				}
+			}
+		}
+	}
+	p, err := ParsePolicy(File{Path: "a", Data: []byte("[X-Zdt]\nName=web\nRun=--a=b\n")}, File{Path: "b", Data: []byte("[X-Zdt]\nRun=\nRun=--c=d\n")})
+	if err != nil || !slices.Equal(p.Run, []string{"--c=d"}) {
+		t.Errorf("drop-in: %q, %v", p.Run, err)
+	}
+	if _, err := ParsePolicy(File{Data: []byte("[X-Zdt]\nRun=-- x\n")}); err == nil {
+		t.Error("the end of the flags is taken for one")
 	}
 }
 

@@ -55,10 +55,17 @@ func (s Spec) Validate() error {
 	add(s.validateListen())
 	add(s.validateIdentity())
 	add(s.validatePolicy())
-	if s.Runtime == RuntimeHelper {
-		add(refuse("runtime", string(s.Runtime), "not yet part of zdt", "link package handoff into the program and use --runtime library"))
-	} else if s.Runtime != RuntimeLibrary {
-		add(refuse("runtime", string(s.Runtime), "unknown", "use library"))
+	switch s.Runtime {
+	case RuntimeHelper:
+		for _, flag := range s.Run {
+			add(validateRun(flag))
+		}
+	case RuntimeLibrary:
+		if len(s.Run) > 0 {
+			add(refuse("flag of zdt run", s.Run[0], "the program hands over by itself and not under zdt run", "use --runtime helper, or leave the flag out"))
+		}
+	default:
+		add(refuse("runtime", string(s.Runtime), "unknown", "use library or helper"))
 	}
 	if s.SystemdVersion < 0 || s.SystemdVersion > 0 && s.SystemdVersion < MinSystemd {
 		add(refuse("systemd version", fmt.Sprint(s.SystemdVersion), fmt.Sprintf("older than %d", MinSystemd), "use a newer distribution"))
@@ -229,6 +236,21 @@ func (s Spec) validatePolicy() error {
 	}
 	errs = append(errs, validateOnFailure(s.OnFailure))
 	return errors.Join(errs...)
+}
+
+// runFlag is a flag of zdt run with its value in the same word: in any other form the
+// end of the flags could not be told without knowing all of them.
+var runFlag = regexp.MustCompile(`^--[a-z][a-z-]*=`)
+
+// validateRun checks the form of a flag of zdt run, which knows the meaning.
+func validateRun(flag string) error {
+	switch {
+	case !runFlag.MatchString(flag):
+		return refuse("flag of zdt run", flag, "not of the form --NAME=VALUE", "")
+	case strings.TrimSpace(flag) != flag || strings.HasSuffix(flag, `\`):
+		return refuse("flag of zdt run", flag, "begins or ends with a space, or ends with a backslash", "") // [X-Zdt] could not keep it
+	}
+	return validateText("flag of zdt run", flag, maxText)
 }
 
 func validateSpan(field string, d, least time.Duration) error {

@@ -89,7 +89,7 @@ the user manager, as it does for systemctl.`,
   zdt init web --exec ./web --listen 443=https --listen 127.0.0.1:9090=admin \
       --health http://127.0.0.1:9090/healthz --bake 1m -- -config /etc/web.toml
   zdt init dns --exec ./dns --listen udp::53 --listen :53 --dry-run
-  zdt init shop --runtime helper --exec ./shop.py --listen :8000=http --dynamic-user \
+  zdt init shop --runtime helper --exec ./shop.py --listen :8000=http \
       --ready http://127.0.0.1:8000/healthz -- --fd {fd:http}`,
 		Args: initArguments,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {

@@ -35,8 +35,8 @@ func (i Image) programs() []string {
 	case TrixiePrograms:
 		return []string{
 			"gunicorn", "uvicorn", "nodejs", "nginx", "haproxy", "puma",
-			// A JDK is three times the download of a JRE, and all that a test needs of it is in ecj.
-			"default-jre-headless", "ecj",
+			// A JDK is three times the download of a JRE, and all that a test needs of it is a compiler.
+			"default-jre-headless", "libeclipse-jdt-core-compiler-batch-java",
 			"libserver-starter-perl",
 		}
 	}

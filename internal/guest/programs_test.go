@@ -18,7 +18,7 @@ func TestPrograms(t *testing.T) {
 		guest.BookwormPrograms: {python, {"nginx", "-t"}},
 		guest.TrixiePrograms: {
 			python, {"uvicorn", "--version"}, {"node", "--version"}, {"nginx", "-t"}, {"haproxy", "-v"},
-			{"puma", "--version"}, {"java", "-version"}, {"ecj", "-version"}, {"start_server", "--version"}, {"socat", "-V"},
+			{"puma", "--version"}, {"java", "-version"}, {"java", "-cp", "/usr/share/java/eclipse-jdt-core-compiler-batch.jar", "org.eclipse.jdt.internal.compiler.batch.Main", "-version"}, {"start_server", "--version"}, {"socat", "-V"},
 		},
 	} {
 		t.Run(image.String(), func(t *testing.T) {

@@ -55,7 +55,7 @@ func (m *machine) undo(reason journal.Reason, detail string) {
 	}
 	held := m.phase == control.Held && !a.gone
 	if reason != journal.ReasonStopping {
-		m.h.gate.open()
+		m.h.gate.Open()
 	}
 	m.phase = control.Aborting
 	m.failed(reason, detail, nil)
@@ -120,7 +120,7 @@ func (m *machine) candidateExited(exit control.Exit) {
 		a.cancel()
 	}
 	if m.phase == control.Forked || m.phase == control.Held {
-		m.h.gate.open() // before anything that takes time
+		m.h.gate.Open() // before anything that takes time
 	}
 	misfit := m.lastWords()
 	switch m.phase {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/gate"
 	"github.com/zdt-dev/zdt/internal/sdnotify"
 )
 
@@ -28,12 +29,12 @@ type Handoff struct {
 	origin     string // where inherited sockets came from
 
 	sockets     sockets
-	gate        *gate // of the listeners
+	gate        *gate.Gate // of the listeners
 	tracker     *tracker
 	notifier    sdnotify.Notifier
 	events      *eventLog
 	predecessor *predecessor // nil for the first generation
-	control     *controlServer
+	control     *control.Server
 	takeover    *takeoverServer
 	ownControl  bool  // the control socket is this process's, though it is not the first generation
 	undone      error // why a process that asked for the service was sent away; valid after done
@@ -89,7 +90,7 @@ func Open(o Options) (*Handoff, error) {
 	forgetInheritance()
 	h := &Handoff{
 		opt: o, started: time.Now(), generation: 1, origin: fromSystemd,
-		gate: newGate(gatePaused), tracker: newTracker(),
+		gate: gate.New(gate.Paused), tracker: newTracker(),
 		notifier: sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}, events: newEventLog(o),
 		unserved: make(map[any]struct{}), servers: make(map[*http.Server]struct{}),
 		httpServers: make(map[string][]*arrivals), onConn: make(map[string]func(net.Conn, json.RawMessage)),
@@ -106,10 +107,10 @@ func Open(o Options) (*Handoff, error) {
 		return nil, err
 	}
 	if h.predecessor == nil {
-		h.takeover.gate.open() // who asks is told that it starts
+		h.takeover.gate.Open() // who asks is told that it starts
 	}
 	if h.predecessor == nil || h.ownControl {
-		h.control.gate.open() // a status tells that it starts
+		h.control.Open() // a status tells that it starts
 	}
 	m := newMachine(h)
 	m.watch()
@@ -158,7 +159,7 @@ func (h *Handoff) abandon(why error) {
 		h.takeover.close(h.predecessor == nil)
 	}
 	if h.control != nil {
-		h.control.close(h.ownControl)
+		h.control.Close(h.ownControl)
 	}
 	if h.predecessor != nil {
 		h.predecessor.goodbye(why)
@@ -199,7 +200,7 @@ func (h *Handoff) Listen(name, network, address string) (*Listener, error) {
 		return nil, err
 	}
 	l := &Listener{h: h, inner: inner, socket: sock, stop: make(chan struct{})}
-	h.gate.add(inner.(deadliner))
+	h.gate.Add(inner.(gate.Socket))
 	h.opened(l)
 	return l, nil
 }
@@ -214,7 +215,7 @@ func (h *Handoff) ListenPacket(name, network, address string) (*PacketConn, erro
 		return nil, err
 	}
 	p := &PacketConn{h: h, inner: inner, socket: sock, read: &readSide{inner: inner}, stop: make(chan struct{})}
-	h.gate.add(p.read)
+	h.gate.Add(p.read)
 	h.opened(p)
 	return p, nil
 }

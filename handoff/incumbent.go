@@ -106,7 +106,7 @@ func (m *machine) fork(arm control.Arm) (*attempt, error) {
 			spec.extra = append(spec.extra, fd)
 			return listenfds.Start + len(fds) + len(spec.extra)
 		}
-		hello.ControlFD, hello.TakeoverFD = extra(h.control.fd()), extra(h.takeover.fd())
+		hello.ControlFD, hello.TakeoverFD = extra(h.control.FD()), extra(h.takeover.fd())
 		var err error
 		if c, err = startCandidate(spec, h.receive); err != nil {
 			return err
@@ -149,7 +149,7 @@ func (m *machine) fromCandidate(msg message, ok bool) {
 			// Its exit follows and decides. If it does not, the candidate has
 			// closed its Handoff and lives on: it takes no connections, so
 			// this generation must, and it can never be committed.
-			m.h.gate.open()
+			m.h.gate.Open()
 			a.setDeadline(goneGrace)
 		}
 		if m.phase == control.Draining {
@@ -193,7 +193,7 @@ const goneGrace = time.Second
 func (m *machine) held() {
 	a := m.attempt
 	a.candidate.readyAt = time.Now()
-	m.h.gate.pause()
+	m.h.gate.Pause()
 	m.phase = control.Held
 	var names []string
 	for _, s := range m.h.sockets.list() {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/zdt-dev/zdt/internal/gate"
 )
 
 // Listener is a net.Listener whose socket outlives this process. Accept waits
@@ -57,7 +59,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 // it, so a pause of the gate does not hold it back; but no connection is served
 // before READY.
 func (l *Listener) accepted() net.Conn {
-	if !l.h.gate.wasOpen() {
+	if !l.h.gate.WasOpen() {
 		return nil
 	}
 	l.mu.Lock()
@@ -74,7 +76,7 @@ func (l *Listener) next() (net.Conn, net.Listener) {
 	}
 	if l.awake {
 		l.awake = false
-		l.h.gate.admit(l.inner.(deadliner))
+		l.h.gate.Admit(l.inner.(gate.Socket))
 	}
 	return nil, l.inner
 }
@@ -104,7 +106,7 @@ func (l *Listener) pass() error {
 			return net.ErrClosed
 		}
 	}
-	return l.h.gate.pass(l.stop)
+	return l.h.gate.Pass(l.stop)
 }
 
 // accept counts itself as long as it may come back with a connection. A
@@ -137,7 +139,7 @@ func (l *Listener) Close() error {
 		close(l.stop)
 		l.h.tellLeaving(l.socket)
 		l.mu.Lock()
-		l.h.gate.remove(l.inner.(deadliner))
+		l.h.gate.Remove(l.inner.(gate.Socket))
 		err = l.inner.Close()
 		queue := l.queue
 		l.queue = nil
@@ -211,7 +213,7 @@ func (r *readSide) expired() bool {
 func (p *PacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	p.served.Do(func() { p.h.served(p) })
 	for {
-		if err := p.h.gate.pass(p.stop); err != nil {
+		if err := p.h.gate.Pass(p.stop); err != nil {
 			return 0, nil, &net.OpError{Op: "read", Net: p.LocalAddr().Network(), Addr: p.LocalAddr(), Err: err}
 		}
 		n, from, err := p.inner.ReadFrom(b)
@@ -230,7 +232,7 @@ func (p *PacketConn) Close() error {
 	err := net.ErrClosed
 	p.once.Do(func() {
 		close(p.stop)
-		p.h.gate.remove(p.read)
+		p.h.gate.Remove(p.read)
 		err = p.inner.Close()
 		p.h.closed(p)
 	})

@@ -44,7 +44,7 @@ type machine struct {
 	drained     bool
 
 	said     saying
-	watchers map[chan control.Status]struct{}
+	watchers control.Watchers
 	finished bool
 	stopped  bool // the service stops, not only this generation
 	over     bool // a candidate was told that the service stops: nobody takes its connections back
@@ -59,7 +59,7 @@ const killGrace = 2 * time.Second
 func newMachine(h *Handoff) *machine {
 	m := &machine{
 		h: h, phase: control.Starting, service: h.predecessor == nil,
-		watchers: make(map[chan control.Status]struct{}), predecessor: h.predecessor,
+		watchers: make(control.Watchers), predecessor: h.predecessor,
 	}
 	for i := range m.signals {
 		m.signals[i] = make(chan os.Signal, 1)
@@ -151,7 +151,7 @@ func (m *machine) ready() error {
 		}
 		m.phase = control.Idle
 	}
-	m.h.gate.open()
+	m.h.gate.Open()
 	return nil
 }
 
@@ -186,7 +186,7 @@ func (m *machine) leave(grace time.Duration) {
 			back = m.moverTo(p.link, p.hello, p.takes) // it accepts again, and takes back what it can
 		}
 	}
-	m.h.gate.pause()
+	m.h.gate.Pause()
 	m.phase = control.Stopping
 	m.beginDrain(grace, back)
 	m.checkFinished()
@@ -324,10 +324,10 @@ func (m *machine) end() {
 	}
 	h.events.write(e)
 	m.publish()
-	h.gate.close()
+	h.gate.Close()
 	takeover, control := m.leaves()
 	h.takeover.close(takeover)
-	h.control.close(control)
+	h.control.Close(control)
 	if m.attempt != nil {
 		m.attempt.candidate.release()
 	}

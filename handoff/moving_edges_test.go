@@ -125,7 +125,7 @@ func TestMoveBetweenSocketsOfOneName(t *testing.T) {
 			}
 		}
 	}
-	old.h.gate.open() // that of the successor stays shut: what it serves has moved
+	old.h.gate.Open() // that of the successor stays shut: what it serves has moved
 	var clients []*httpConn
 	for _, p := range []*adopter{old, next} {
 		for _, name := range names {
@@ -312,7 +312,7 @@ func TestMoveWithDeadlineOfHook(t *testing.T) {
 			c.SetDeadline(time.Now().Add(patience))
 		}
 	}
-	a.h.gate.open()
+	a.h.gate.Open()
 	ln, _ := a.serve("http", "127.0.0.1:0", "a")
 	c := connect(t, ln.Addr().String())
 	c.says(t, "a")
@@ -325,7 +325,7 @@ func TestMoveWithDeadlineOfHook(t *testing.T) {
 func TestListenerCloseKeepsMovedConnections(t *testing.T) {
 	t.Parallel()
 	a, p := newNode(t, "a"), newAdopter(t)
-	p.h.gate.open()
+	p.h.gate.Open()
 	ln, ended := p.serve("http", "127.0.0.1:0", "p")
 	own, moved := connect(t, ln.Addr().String()), a.idlers(1)[0]
 	own.says(t, "p")

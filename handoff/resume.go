@@ -31,9 +31,9 @@ func (m *machine) takeOver(exit control.Exit) {
 	h.taking.Store(true)
 	m.tookOver = true
 	m.phase = control.Idle
-	h.gate.open()
+	h.gate.Open()
 	h.resumeTasks()
-	h.control.own()
+	h.control.Own()
 	h.takeover.own()
 	if !c.newcomer() { // systemd was never told of that one
 		m.reclaim()

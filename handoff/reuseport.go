@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/gate"
 	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
@@ -64,7 +65,7 @@ func (h *Handoff) ListenReusePort(name, network, address string, n int) ([]*List
 	var out []*Listener
 	for _, m := range members {
 		l := &Listener{h: h, inner: m.listener, socket: m.socket, stop: make(chan struct{})}
-		h.gate.add(m.listener.(deadliner))
+		h.gate.Add(m.listener.(gate.Socket))
 		h.opened(l)
 		out = append(out, l)
 	}

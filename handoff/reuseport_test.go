@@ -189,7 +189,7 @@ func TestReusePortSuccessor(t *testing.T) {
 			if len(group) != tt.has || listen != tt.had {
 				t.Errorf("%d listeners, of which %d listen before the commit; want %d and %d", len(group), listen, tt.has, tt.had)
 			}
-			h.do(func(m *machine) { m.phase = control.Candidate; h.gate.open() })
+			h.do(func(m *machine) { m.phase = control.Candidate; h.gate.Open() })
 			wait := serveGroup(t, group)
 			ask(t, address, 32)
 			// To a successor goes only what listens.

@@ -92,18 +92,9 @@ func (m *machine) tellSystemd() {
 	m.h.notifier.Hint(text) // if it does not get through, a later one does
 }
 
-// publish gives every watcher the present status. A watcher that is slow gets
-// the latest and misses those between.
+// publish gives every watcher the present status.
 func (m *machine) publish() {
-	if len(m.watchers) == 0 {
-		return
-	}
-	s := m.status()
-	for w := range m.watchers {
-		select {
-		case <-w:
-		default:
-		}
-		w <- s
+	if len(m.watchers) > 0 {
+		m.watchers.Publish(m.status())
 	}
 }

@@ -64,7 +64,7 @@ func (m *machine) committed() {
 func (m *machine) serve() {
 	m.service = true
 	m.listenAdded()
-	m.h.control.own()
+	m.h.control.Own()
 	m.h.takeover.own()
 	if m.h.predecessor.asked && m.phase == control.Idle {
 		// The predecessor has a supervisor of its own. This one has waited until now.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/gate"
 	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
@@ -55,7 +56,7 @@ func (l *Listener) Swap(next net.Listener) error {
 type ownSocket interface {
 	net.Listener
 	syscall.Conn
-	deadliner
+	gate.Socket
 }
 
 func (l *Listener) swap(next ownSocket) error {
@@ -110,10 +111,10 @@ func (m *machine) swap(l *Listener, next ownSocket, fd int) error {
 	m.h.tellLeaving(l.socket)
 	old.Close()
 	m.h.sockets.replace(l.socket, fd, next.Addr())
-	m.h.gate.remove(old)
+	m.h.gate.Remove(old)
 	netfd.KeepFile(next)
 	next.SetDeadline(time.Time{})
-	m.h.gate.add(next)
+	m.h.gate.Add(next)
 	l.inner, l.awake = next, false
 	return nil
 }

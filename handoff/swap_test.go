@@ -174,7 +174,7 @@ func TestSwapThenPause(t *testing.T) {
 	if err := l.Swap(listenTCP(t)); err != nil {
 		t.Fatal(err)
 	}
-	h.gate.pause()
+	h.gate.Pause()
 	late := dialers(t, l, 1)
 	answers := make(chan error, 1)
 	go func() { answers <- answer(l, 4) }()
@@ -183,7 +183,7 @@ func TestSwapThenPause(t *testing.T) {
 	if _, err := late[0].Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("accepted through a paused gate: %v", err)
 	}
-	h.gate.open()
+	h.gate.Open()
 	answered(t, late)
 	allAnswered(t, answers)
 }
@@ -251,8 +251,8 @@ func TestSwapWhileAccepting(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				h.gate.pause()
-				h.gate.open()
+				h.gate.Pause()
+				h.gate.Open()
 			}
 		}
 	}()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/gate"
 	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
@@ -31,7 +32,7 @@ type takeoverServer struct {
 	path     string
 	listener *net.UnixListener // nil: no takeover socket
 	raw      int               // the copy for the successor, or -1
-	gate     *gate
+	gate     *gate.Gate
 
 	mu     sync.Mutex
 	links  map[*link]struct{} // of processes whose question is open
@@ -42,7 +43,7 @@ type takeoverServer struct {
 // openTakeover serves the takeover socket fd, or none (fd < 0). It owns fd,
 // also when it fails.
 func openTakeover(h *Handoff, fd int) (*takeoverServer, error) {
-	s := &takeoverServer{h: h, path: h.opt.Takeover, raw: -1, gate: newGate(gatePaused), links: make(map[*link]struct{})}
+	s := &takeoverServer{h: h, path: h.opt.Takeover, raw: -1, gate: gate.New(gate.Paused), links: make(map[*link]struct{})}
 	if fd < 0 {
 		return s, nil
 	}
@@ -60,7 +61,7 @@ func openTakeover(h *Handoff, fd int) (*takeoverServer, error) {
 	}
 	s.listener, s.raw = u, fd
 	netfd.KeepFile(s.listener)
-	s.gate.add(s.listener)
+	s.gate.Add(s.listener)
 	s.wg.Add(1)
 	go s.accept()
 	return s, nil
@@ -76,13 +77,13 @@ func (s *takeoverServer) own() {
 	if s.listener != nil {
 		netfd.ListenAgain(s.listener)
 	}
-	s.gate.open()
+	s.gate.Open()
 }
 
 func (s *takeoverServer) accept() {
 	defer s.wg.Done()
 	for {
-		if s.gate.pass(nil) != nil {
+		if s.gate.Pass(nil) != nil {
 			return
 		}
 		conn, err := s.listener.AcceptUnix()
@@ -154,7 +155,7 @@ func (s *takeoverServer) hear(l *link) (code, why string) {
 // path goes first, so that a process that finds nobody does not have its own
 // socket's file removed.
 func (s *takeoverServer) close(remove bool) {
-	s.gate.close()
+	s.gate.Close()
 	s.mu.Lock()
 	s.closed = true
 	for l := range s.links {

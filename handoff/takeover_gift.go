@@ -41,8 +41,8 @@ func (h *Handoff) give(l *link, hello message) error {
 		if fd := h.takeover.fd(); fd >= 0 {
 			list, fds = append(list, handed{Role: roleTakeover}), append(fds, fd)
 		}
-		if fd := h.control.fd(); fd >= 0 {
-			dev, ino, _ := fileAt(h.control.path)
+		if fd := h.control.FD(); fd >= 0 {
+			dev, ino, _ := fileAt(h.opt.ControlSocket)
 			list, fds = append(list, handed{Role: roleControl, Dev: dev, Ino: ino}), append(fds, fd)
 		}
 		total := len(list)

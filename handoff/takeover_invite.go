@@ -122,9 +122,9 @@ func (m *machine) announce(c *candidate) (detail string, err error) {
 // yield stops answering for the service: the candidate does. A newcomer with a
 // control socket of its own leaves this generation its own.
 func (m *machine) yield(c *candidate) {
-	m.h.takeover.gate.pause()
+	m.h.takeover.gate.Pause()
 	if !c.newcomer() || c.sharesControl {
-		m.h.control.gate.pause()
+		m.h.control.Pause()
 	}
 }
 

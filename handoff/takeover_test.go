@@ -88,7 +88,7 @@ func TestGiveManySockets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			h := &Handoff{control: &controlServer{raw: -1}}
+			h := &Handoff{control: noControl(t)}
 			defer func() {
 				h.sockets.close()
 				udp.Close()

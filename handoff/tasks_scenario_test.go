@@ -36,7 +36,7 @@ func tasksMain() error {
 		diary("work %d", n)
 		switch readFile(panicFile()) {
 		case "ready":
-			for h.gate.pass(nil) != nil {
+			for h.gate.Pass(nil) != nil {
 			}
 			panic("the first piece of work was one too many")
 		case "drain":

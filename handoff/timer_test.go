@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/gate"
 )
 
 // What depends on time alone, in a time of its own.
@@ -26,15 +27,25 @@ func bareHandoff(t *testing.T, o Options) *Handoff {
 		t.Fatal(err)
 	}
 	h := &Handoff{
-		opt: o, started: time.Now(), generation: 1, origin: fromSystemd, gate: newGate(gatePaused), tracker: newTracker(),
+		opt: o, started: time.Now(), generation: 1, origin: fromSystemd, gate: gate.New(gate.Paused), tracker: newTracker(),
 		events: newEventLog(o), unserved: map[any]struct{}{}, servers: map[*http.Server]struct{}{}, httpServers: map[string][]*arrivals{}, onConn: map[string]func(net.Conn, json.RawMessage){}, calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.events.writer = nil
-	h.control = &controlServer{h: h, raw: -1, gate: newGate(gateOpen), conns: map[net.Conn]bool{}}
-	h.takeover = &takeoverServer{h: h, raw: -1, gate: newGate(gateOpen)}
+	h.control = noControl(t)
+	h.takeover = &takeoverServer{h: h, raw: -1, gate: gate.New(gate.Open)}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	go newMachine(h).run()
 	return h
+}
+
+// noControl is a control socket that is none.
+func noControl(t *testing.T) *control.Server {
+	t.Helper()
+	s, err := control.Listen("", control.Runtime{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func TestArmExpires(t *testing.T) {
@@ -194,55 +205,6 @@ func TestTasksAreWaitedFor(t *testing.T) {
 	})
 }
 
-// fakeSide is a socket's deadline.
-type fakeSide struct{ at time.Time }
-
-func (f *fakeSide) SetDeadline(t time.Time) error { f.at = t; return nil }
-
-func TestGate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGate(gatePaused)
-		side := &fakeSide{}
-		g.add(side)
-		if side.at.IsZero() {
-			t.Error("a socket added to a paused gate may read")
-		}
-		passed := make(chan error, 1)
-		try := func(stop chan struct{}) { passed <- g.pass(stop) }
-		go try(nil)
-		synctest.Wait()
-		if len(passed) > 0 {
-			t.Fatal("passed a paused gate")
-		}
-		g.open()
-		if err := <-passed; err != nil || !side.at.IsZero() {
-			t.Errorf("open gate: %v, deadline %v", err, side.at)
-		}
-		g.pause()
-		if side.at.IsZero() {
-			t.Error("a pause wakes nobody")
-		}
-		stop := make(chan struct{})
-		go try(stop)
-		synctest.Wait()
-		close(stop)
-		if err := <-passed; !errors.Is(err, net.ErrClosed) {
-			t.Errorf("stopped: %v", err)
-		}
-		go try(nil)
-		synctest.Wait()
-		g.close()
-		if err := <-passed; !errors.Is(err, net.ErrClosed) {
-			t.Errorf("closed: %v", err)
-		}
-		g.open() // no way back
-		if err := g.pass(nil); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("reopened: %v", err)
-		}
-		g.remove(side)
-	})
-}
-
 // A pause and a resume, at any moment, lose no connection and end no Accept.
 func TestGateLosesNoConnection(t *testing.T) {
 	h := bareHandoff(t, Options{DrainTimeout: time.Second})
@@ -272,8 +234,8 @@ func TestGateLosesNoConnection(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				h.gate.pause()
-				h.gate.open()
+				h.gate.Pause()
+				h.gate.Open()
 			}
 		}
 	}()
@@ -310,7 +272,7 @@ func TestPacketDeadlines(t *testing.T) {
 		t.Errorf("read after the deadline: %v", err)
 	}
 	pc.SetReadDeadline(time.Time{})
-	h.gate.pause()
+	h.gate.Pause()
 	if _, err := pc.WriteTo([]byte("ping"), pc.LocalAddr()); err != nil {
 		t.Errorf("write while paused: %v", err)
 	}
@@ -328,7 +290,7 @@ func TestPacketDeadlines(t *testing.T) {
 		t.Errorf("read through a paused gate: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	h.gate.open()
+	h.gate.Open()
 	if err := <-read; err != nil {
 		t.Error(err)
 	}

@@ -1,0 +1,280 @@
+package control
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/zdt-dev/zdt/internal/gate"
+	"github.com/zdt-dev/zdt/internal/netfd"
+)
+
+// writeTimeout bounds an answer: a client that does not read must not keep a
+// runtime from ending.
+const writeTimeout = time.Second
+
+// Runtime is what a Server asks of the runtime it speaks for. The functions are
+// called on the goroutines of the connections, several at once; a runtime runs
+// them on the goroutine that decides. None is called after Close has returned.
+type Runtime struct {
+	// Answer carries a request out, any but OpWatch. It is called once the
+	// request was read whole, and answers also when the runtime has ended.
+	Answer func(Request) Response
+	// Watch adds updates, which has room for one status, to the runtime's Watchers: it gets the
+	// status now and at every change. stop takes it out again. ok is false, and
+	// stop nil, when the runtime has ended and there will be no status any more.
+	Watch func(updates chan Status) (stop func(), ok bool)
+}
+
+// Server answers on a control socket. It reads the requests of root and the
+// process's own user, and denies those of anybody else. The socket is handed over like
+// the listening ones: it is bound once, by the first generation, and accepts in
+// whichever generation is the service.
+//
+// A new Server does not accept before Open or Own: who connects waits. One
+// goroutine accepts, one serves each connection; Close ends and joins them. The
+// methods may be called from any goroutine, but none after Close.
+type Server struct {
+	runtime  Runtime
+	path     string
+	listener *net.UnixListener // nil: no control socket
+	raw      int               // the copy for the successor, or -1
+	gate     *gate.Gate
+
+	mu     sync.Mutex
+	conns  map[net.Conn]bool // true: a watcher
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// Listen binds the control socket at path, for this user alone (mode 0600),
+// and replaces one that nobody listens on. It is an error when somebody does.
+// With an empty path the Server has no socket and does nothing.
+func Listen(path string, r Runtime) (*Server, error) {
+	s := newServer(path, r)
+	if path == "" {
+		return s, nil
+	}
+	listener, err := bind(path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket %s: %w", path, err)
+	}
+	if s.raw, err = netfd.Dup(listener); err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("control socket %s: %w", path, err)
+	}
+	s.start(listener)
+	return s, nil
+}
+
+// Adopt goes on with an inherited control socket, which is found at path. The
+// Server owns fd, also when Adopt fails.
+func Adopt(fd int, path string, r Runtime) (*Server, error) {
+	netfd.Claim(fd)
+	ln, err := netfd.From(fd, net.FileListener)
+	if err != nil {
+		netfd.Close(fd)
+		return nil, fmt.Errorf("inherited control socket: %w", err)
+	}
+	listener, ok := ln.(*net.UnixListener)
+	if !ok {
+		ln.Close()
+		netfd.Close(fd)
+		return nil, errors.New("inherited control socket: not a unix socket")
+	}
+	s := newServer(path, r)
+	s.raw = fd
+	s.start(listener)
+	return s, nil
+}
+
+func newServer(path string, r Runtime) *Server {
+	return &Server{runtime: r, path: path, raw: -1, gate: gate.New(gate.Paused), conns: make(map[net.Conn]bool)}
+}
+
+func (s *Server) start(listener *net.UnixListener) {
+	netfd.KeepFile(listener)
+	s.listener = listener
+	s.gate.Add(listener)
+	s.wg.Add(1)
+	go s.accept()
+}
+
+// bind binds the control socket of a service that nobody runs yet.
+func bind(path string) (*net.UnixListener, error) {
+	if probe, err := net.Dial("unix", path); err == nil {
+		probe.Close()
+		return nil, errors.New("another process listens on it: is the service running twice?")
+	}
+	return netfd.ListenPrivate("unix", path)
+}
+
+// FD is the copy of the socket that a successor inherits, -1 when there is no
+// control socket. It stays the Server's, is closed by Close, and has FD_CLOEXEC.
+func (s *Server) FD() int { return s.raw }
+
+// Open begins to answer.
+func (s *Server) Open() { s.gate.Open() }
+
+// Own begins to answer as the service: this process becomes the one that
+// SO_PEERCRED shows to clients that connect from now on.
+func (s *Server) Own() {
+	if s.listener != nil {
+		netfd.ListenAgain(s.listener)
+	}
+	s.gate.Open()
+}
+
+// Pause stops accepting: clients that connect wait for this process or another one
+// that has the socket. Those that are connected go on.
+func (s *Server) Pause() { s.gate.Pause() }
+
+func (s *Server) accept() {
+	defer s.wg.Done()
+	for {
+		if s.gate.Pass(nil) != nil {
+			return
+		}
+		conn, err := s.listener.AcceptUnix()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			continue
+		}
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond) // out of descriptors: try again without spinning
+			continue
+		}
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			conn.Close()
+			return
+		}
+		s.conns[conn] = false
+		s.wg.Add(1)
+		s.mu.Unlock()
+		go s.serve(conn)
+	}
+}
+
+func (s *Server) serve(conn *net.UnixConn) {
+	defer s.wg.Done()
+	defer func() {
+		s.mu.Lock()
+		delete(s.conns, conn)
+		s.mu.Unlock()
+		conn.Close()
+	}()
+	peer, err := PeerCred(conn)
+	if err != nil || peer.UID != 0 && int(peer.UID) != os.Geteuid() {
+		reply(conn, Response{Code: CodeDenied, Error: "only root and the service's own user may ask"})
+		return
+	}
+	r := bufio.NewReader(conn)
+	for {
+		line, err := ReadLine(r)
+		if err != nil {
+			return
+		}
+		var req Request
+		if err := json.Unmarshal(line, &req); err != nil {
+			reply(conn, Response{Code: CodeBadRequest, Error: err.Error()})
+			return
+		}
+		if req.Op == OpWatch {
+			s.watch(conn)
+			return
+		}
+		if reply(conn, s.runtime.Answer(req)) != nil {
+			return
+		}
+	}
+}
+
+func reply(conn net.Conn, resp Response) error {
+	line, err := json.Marshal(resp)
+	if err != nil {
+		return err
+	}
+	conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_, err = conn.Write(append(line, '\n'))
+	return err
+}
+
+// watch sends statuses until the last one or until the client is gone.
+func (s *Server) watch(conn net.Conn) {
+	updates := make(chan Status, 1)
+	s.mu.Lock()
+	s.conns[conn] = true
+	s.mu.Unlock()
+	stop, ok := s.runtime.Watch(updates)
+	if !ok {
+		return
+	}
+	defer stop()
+	gone := make(chan struct{})
+	s.wg.Add(1)
+	go func() { // ends when the connection is closed by either side
+		defer s.wg.Done()
+		defer close(gone)
+		conn.Read(make([]byte, 1))
+	}()
+	for {
+		select {
+		case st := <-updates:
+			if reply(conn, Response{Status: &st}) != nil || st.Phase == Exited {
+				conn.Close()
+				return
+			}
+		case <-gone:
+			return
+		}
+	}
+}
+
+// Close ends the server and waits for it: requests that were read are answered.
+// Before, the runtime has given its Watchers the last status, the one
+// whose Phase is Exited, which they end with, and takes no more of them. remove unlinks the path:
+// the service is over.
+func (s *Server) Close(remove bool) {
+	s.gate.Close()
+	s.mu.Lock()
+	s.closed = true
+	for conn, watcher := range s.conns {
+		if !watcher {
+			conn.SetReadDeadline(time.Unix(1, 0)) // no more requests; an answer still goes out
+		}
+	}
+	s.mu.Unlock()
+	if s.listener != nil {
+		if remove {
+			os.Remove(s.path)
+		}
+		s.listener.Close()
+		netfd.Close(s.raw)
+	}
+	s.wg.Wait()
+}
+
+// Watchers are the channels of the clients that watch a runtime. They have no
+// lock: the goroutine that decides owns them.
+type Watchers map[chan Status]struct{}
+
+// Publish gives every watcher a status and does not wait for any. A watcher
+// that is slow gets the latest and misses those between.
+func (w Watchers) Publish(s Status) {
+	for updates := range w {
+		select {
+		case <-updates:
+		default:
+		}
+		updates <- s
+	}
+}

@@ -20,7 +20,8 @@ func TestImports(t *testing.T) {
 	const module = "github.com/zdt-dev/zdt/"
 	handoff := []string{
 		module + "handoff", module + "journal", "golang.org/x/sys/",
-		module + "internal/gate", module + "internal/listenfds", module + "internal/netfd", module + "internal/sdnotify",
+		module + "internal/gate", module + "internal/journalstream", module + "internal/listenfds",
+		module + "internal/netfd", module + "internal/sdnotify",
 	}
 	for _, tt := range []struct {
 		pkg     string

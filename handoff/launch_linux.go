@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/zdt-dev/zdt/internal/journalstream"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,9 +34,12 @@ func launch(spec launchSpec) (*os.Process, *link, error) {
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}
 	defer unix.Close(pair[1])
-	standard, release := standardFDs(spec.service)
+	standard, release := journalstream.StandardFDs(spec.service)
 	defer release()
-	files := standard[:]
+	var files []uintptr
+	for _, fd := range standard {
+		files = append(files, uintptr(fd))
+	}
 	for _, fd := range spec.fds {
 		files = append(files, uintptr(fd))
 	}

@@ -1,4 +1,4 @@
-package handoff
+package journalstream
 
 import (
 	"os"
@@ -8,7 +8,7 @@ import (
 )
 
 func TestReaderGone(t *testing.T) {
-	open := func(fd int, err error) int {
+	own := func(fd int, err error) int {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -22,11 +22,11 @@ func TestReaderGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		if read {
-			open(p[0], nil)
+			own(p[0], nil)
 		} else {
 			unix.Close(p[0])
 		}
-		return open(p[1], nil)
+		return own(p[1], nil)
 	}
 	stream := func(read bool) int { // as journald's
 		p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -35,11 +35,11 @@ func TestReaderGone(t *testing.T) {
 		}
 		unix.Shutdown(p[1], unix.SHUT_RD)
 		if read {
-			open(p[0], nil)
+			own(p[0], nil)
 		} else {
 			unix.Close(p[0])
 		}
-		return open(p[1], nil)
+		return own(p[1], nil)
 	}
 	full := pipe(true)
 	unix.SetNonblock(full, true)
@@ -58,8 +58,8 @@ func TestReaderGone(t *testing.T) {
 		{"pipe without a reader", pipe(false), true},
 		{"stream", stream(true), false},
 		{"stream without a reader", stream(false), true},
-		{"null", open(unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)), false},
-		{"file", open(unix.Open(os.Args[0], unix.O_RDONLY|unix.O_CLOEXEC, 0)), false},
+		{"null", own(unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)), false},
+		{"file", own(unix.Open(os.Args[0], unix.O_RDONLY|unix.O_CLOEXEC, 0)), false},
 		{"no descriptor at all", 1 << 20, false},
 	} {
 		if got := readerGone(tt.fd); got != tt.want {

@@ -1,4 +1,6 @@
-package handoff
+// Package journalstream keeps the standard output of programs readable across
+// restarts of systemd-journald.
+package journalstream
 
 import (
 	"fmt"
@@ -8,18 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// journalStream is where systemd connects the output of services to
+// path is where systemd connects the output of services to
 // (StandardOutput=journal). The protocol is that of sd_journal_stream_fd(3).
-const journalStream = "/run/systemd/journal/stdout"
+const path = "/run/systemd/journal/stdout"
 
-// standardFDs are descriptors 0, 1 and 2 for a candidate. An output whose reader
-// is gone is replaced: it kills a program that writes a line before it opens
-// its Handoff. That happens to all services when journald was stopped, and
-// systemd connects them anew only at a restart; a handoff does it for the
-// candidate, so that the next release is not silent for ever. The caller calls
-// release when the candidate has its copies.
-func standardFDs(ident string) (fds [3]uintptr, release func()) {
-	fds = [3]uintptr{0, 1, 2}
+// StandardFDs are descriptors 0, 1 and 2 for a program that this process starts:
+// its own ones, but an output whose reader is gone is replaced. It would kill a
+// program that writes a line before it is prepared for that. It happens to all
+// services when journald was stopped, and systemd connects them anew only at a
+// restart; doing it for each program that is started keeps the next one from being silent
+// for ever. What is replaced goes to the journal under ident (SYSLOG_IDENTIFIER=), or
+// nowhere while journald does not run.
+//
+// The caller calls release when the program has its copies.
+func StandardFDs(ident string) (fds [3]int, release func()) {
+	fds = [3]int{0, 1, 2}
 	var spare *os.File
 	release = func() {
 		if spare != nil {
@@ -32,14 +37,14 @@ func standardFDs(ident string) (fds [3]uintptr, release func()) {
 		}
 		if spare == nil {
 			var err error
-			if spare, err = openJournalStream(ident); err != nil {
+			if spare, err = open(ident); err != nil {
 				spare, err = openPlaceholder()
 			}
 			if err != nil {
 				return fds, release
 			}
 		}
-		fds[fd] = spare.Fd() // blocking, as the standard ones are
+		fds[fd] = int(spare.Fd()) // blocking, as the standard ones are
 	}
 	return fds, release
 }
@@ -67,8 +72,8 @@ func isPlaceholder(fd int) bool {
 	return err == nil && flags&unix.O_APPEND != 0
 }
 
-func openJournalStream(ident string) (*os.File, error) {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: journalStream, Net: "unix"})
+func open(ident string) (*os.File, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,7 @@ type conn struct {
 	tracker  *tracker
 	net      net.Conn // the connection under it; at rest, mu guards it
 	listener string   // name of the socket it came in through; empty when there is none
+	peer     net.Addr // of TCP, where net does not know it: see tcpConn.RemoteAddr
 	state    atomic.Int32
 	news     atomic.Uint32 // changes of state and reads so far; no times, since a fast server feels each look at the clock
 	closed   atomic.Bool
@@ -53,6 +54,7 @@ type conn struct {
 	woken     bool      // the deadline in force is the mover's
 	copying   bool      // WriteTo reads: it is not to be woken
 	parked    bool
+	given     bool // the peer has it
 
 	// Owned by the drain: the news it has seen, and when it saw that there was some.
 	seen   uint32
@@ -277,6 +279,18 @@ func (c *conn) end() bool {
 type tcpConn struct {
 	*net.TCPConn
 	conn
+}
+
+// RemoteAddr is never nil, as that of an accepted connection never is. Of one that
+// came as a descriptor net asks the kernel, who has forgotten it once the client has
+// reset the connection.
+func (c *tcpConn) RemoteAddr() net.Addr {
+	if c.TCPConn != nil {
+		if a := c.TCPConn.RemoteAddr(); a != nil {
+			return a
+		}
+	}
+	return c.conn.peer
 }
 
 func (c *tcpConn) Close() error                      { return c.conn.close() }

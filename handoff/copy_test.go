@@ -35,7 +35,7 @@ func tcpPair(t *testing.T) (client, server *net.TCPConn) {
 func TestCopyOfAConnection(t *testing.T) {
 	tr := newTracker()
 	client, server := tcpPair(t)
-	tracked := tr.track(server, "http")
+	tracked := tr.track(server, "http", nil)
 	c, _ := baseConn(tracked)
 	c.replay = []byte("read ahead, ")
 	c.set(connIdle)
@@ -62,7 +62,7 @@ func TestCopyOfAConnection(t *testing.T) {
 	}
 	// The program's own deadline does end it.
 	client, server = tcpPair(t)
-	tracked = tr.track(server, "http")
+	tracked = tr.track(server, "http", nil)
 	tracked.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 	if _, err := io.Copy(io.Discard, tracked); !os.IsTimeout(err) {
 		t.Errorf("after the deadline: %v", err)

@@ -120,7 +120,7 @@ func (d *drainer) look() int {
 			// Bytes the server has not read are a request: let it be answered.
 			// So are those it has read while we looked.
 			switch {
-			case now.Sub(conn.seenAt) >= grace && !keep && !conn.awaited.Load() && conn.unread() == 0 && conn.news.Load() == news:
+			case now.Sub(conn.seenAt) >= grace && !keep && !conn.awaited.Load() && !conn.isParked() && conn.unread() == 0 && conn.news.Load() == news:
 				count(&c.Closed, conn.end())
 			case late:
 				count(&c.Cut, conn.end())

@@ -26,7 +26,7 @@ func (l trackedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.h.tracker.track(c, "http"), nil
+	return l.h.tracker.track(c, "http", nil), nil
 }
 
 // An HTTP/2 server reads in a goroutine of its own and tells of its state in

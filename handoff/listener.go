@@ -119,7 +119,7 @@ func (l *Listener) accept(inner net.Listener) (net.Conn, error) {
 	t.accepting.Add(1)
 	c, err := inner.Accept()
 	if err == nil {
-		c = t.track(c, l.socket.name)
+		c = t.track(c, l.socket.name, nil)
 	}
 	t.accepting.Add(-1)
 	if err != nil {

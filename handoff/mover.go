@@ -19,21 +19,23 @@ import (
 //
 // One goroutine runs it, after a first look, and ends after peerDied or halt.
 type mover struct {
-	tracker *tracker
-	logger  *slog.Logger
-	wants   atomic.Pointer[[]take]                   // what the peer takes
-	send    func(batch uint64, load []*parked) error // transmits; the descriptors stay the sender's
-	begun   time.Time
-	verify  bool // look at every connection before it goes
-	offers  chan *parked
-	acks    chan message  // from the peer, in order
-	news    chan struct{} // wants has changed
-	died    chan struct{}
-	stop    chan struct{}
-	done    chan struct{}
-	once    sync.Once   // of stop
-	dead    sync.Once   // of died
-	shut    atomic.Bool // offer nothing for now: the peer does not keep up
+	tracker  *tracker
+	logger   *slog.Logger
+	wants    atomic.Pointer[[]take]                   // what the peer takes
+	send     func(batch uint64, load []*parked) error // transmits; the descriptors stay the sender's
+	begun    time.Time
+	verify   bool // look at every connection before it goes
+	offers   chan *parked
+	acks     chan message  // from the peer, in order
+	news     chan struct{} // wants has changed
+	passed   chan struct{} // declined has changed
+	died     chan struct{}
+	stop     chan struct{}
+	done     chan struct{}
+	once     sync.Once    // of stop
+	dead     sync.Once    // of died
+	declined atomic.Int32 // connections that were woken, or read anyway, and do not move
+	shut     atomic.Bool  // offer nothing for now: the peer does not keep up
 
 	// Owned by the goroutine.
 	sleepers []*conn // idle connections that are still to be woken
@@ -73,7 +75,7 @@ const (
 func newMover(t *tracker, logger *slog.Logger, takes []take, send func(uint64, []*parked) error) *mover {
 	m := &mover{
 		tracker: t, logger: logger, send: send, size: usualBatch, begun: time.Now(),
-		offers: make(chan *parked), acks: make(chan message, 2*maxFlights), news: make(chan struct{}, 1),
+		offers: make(chan *parked), acks: make(chan message, 2*maxFlights), news: make(chan struct{}, 1), passed: make(chan struct{}, 1),
 		died: make(chan struct{}), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	m.wants.Store(&takes)
@@ -93,6 +95,16 @@ func (m *mover) takes(protocol, listener string) bool {
 // mayTake reports whether the peer takes such connections, or may still say so.
 func (m *mover) mayTake(protocol, listener string) bool {
 	return m.takes(protocol, listener) || time.Since(m.begun) < sayMax
+}
+
+// decline says that a connection was looked at and does not move, so that it is not
+// waited for. It does not block.
+func (m *mover) decline() {
+	m.declined.Add(1)
+	select {
+	case m.passed <- struct{}{}:
+	default:
+	}
 }
 
 // accept changes what the peer takes. It does not block.
@@ -149,7 +161,11 @@ func (m *mover) run() {
 		case a := <-m.acks:
 			m.answered(a)
 		case <-m.news:
-			m.look() // those that nobody took are idle by now and have to be woken
+			if m.open() { // else the end of the pause looks
+				m.look() // those that nobody took are idle by now and have to be woken
+			}
+		case <-m.passed:
+			m.woken = max(0, m.woken-int(m.declined.Swap(0)))
 		case <-m.patience.C:
 		case <-tick.C:
 			m.tick()
@@ -167,7 +183,11 @@ func (m *mover) run() {
 // is busy offers itself when it has answered; one that is new as soon as it is read.
 func (m *mover) look() {
 	m.sleepers = m.sleepers[:0]
-	for _, c := range m.tracker.wishFor(m) {
+	all := m.tracker.wishFor(m)
+	if len(*m.wants.Load()) == 0 {
+		return // they may sleep: a list that comes makes it look again
+	}
+	for _, c := range all {
 		if c.eager.Load() || connState(c.state.Load()) == connIdle {
 			c.awaited.Store(true)
 			m.sleepers = append(m.sleepers, c)

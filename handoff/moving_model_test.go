@@ -87,7 +87,7 @@ func (l nodeListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.h.tracker.track(c, "http"), nil
+	return l.h.tracker.track(c, "http", nil), nil
 }
 
 func (l nodeListener) Close() error   { return l.ln.Close() }

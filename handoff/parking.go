@@ -41,6 +41,9 @@ func (c *conn) offer() error {
 
 func (c *conn) offerTo(m *mover) error {
 	if m == c.stays || !c.movable() || !m.open() || !m.takes(c.protocol, c.listener) {
+		if c.awaited.Load() {
+			m.decline()
+		}
 		return nil
 	}
 	load := cargo{Protocol: c.protocol, Socket: c.listener, Pending: c.held()}
@@ -126,7 +129,7 @@ func (c *conn) hangUp() {
 	if s, ok := c.net.(interface {
 		CloseRead() error
 		CloseWrite() error
-	}); ok && c.parked {
+	}); ok && c.parked && !c.given {
 		s.CloseRead()
 		s.CloseWrite()
 	}
@@ -145,6 +148,9 @@ func (c *conn) unpark() {
 // account counts a connection that the peer has taken. Its copy here is closed
 // with the next unpark.
 func (c *conn) account() {
+	c.mu.Lock()
+	c.given = true // from here on a Close must not shut down what is the peer's
+	c.mu.Unlock()
 	if c.closed.CompareAndSwap(false, true) {
 		c.tracker.remove(c, true)
 	}

@@ -26,7 +26,7 @@ func (h *Handoff) receive(l *link, msg message) {
 	answer.shorten()
 	h.countMoves(func(m *control.Moves) {
 		m.Taken += len(taken)
-		m.Refused += len(answer.Refused)
+		m.Refused += len(answer.Refused) - answer.resets
 	})
 	if err := acknowledge(l, answer); err != nil {
 		h.events.logger.Warn("acknowledge connections", "error", err)
@@ -34,6 +34,7 @@ func (h *Handoff) receive(l *link, msg message) {
 			for _, a := range taken {
 				a.conn.Close() // this process's copy: the sender was not told
 			}
+			h.countMoves(func(m *control.Moves) { m.Taken -= len(taken) })
 			return
 		}
 		// The sender is gone, and its copies with it: these are ours now.
@@ -130,12 +131,18 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 			refuse(i, err.Error())
 			continue
 		}
+		peer, err := peerAddress(msg.files[i+1], network)
+		if err != nil {
+			answer.resets++
+			refuse(i, err.Error()) // the sender sees the end as well, and knows the address
+			continue
+		}
 		h.verify(msg.files[i+1], load)
 		if load.Protocol == protocolHTTP1 {
 			load.Pending = bytes.TrimLeft(load.Pending, "\r\n") // see conn.trimmed
 		}
 		if load.rests() {
-			taken = append(taken, arrival{load, h.tracker.trackAtRest(msg.files[i+1], network, load.Socket), server})
+			taken = append(taken, arrival{load, h.tracker.trackAtRest(msg.files[i+1], network, load.Socket, peer), server})
 			msg.files[i+1] = -1
 			continue
 		}
@@ -147,15 +154,15 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 			refuse(i, err.Error())
 			continue
 		}
-		taken = append(taken, arrival{load, h.arrive(c, load), server})
+		taken = append(taken, arrival{load, h.arrive(c, load, peer), server})
 	}
 	answer.Count = len(taken)
 	return taken, answer
 }
 
 // arrive tracks a connection that came from another generation.
-func (h *Handoff) arrive(c net.Conn, load cargo) net.Conn {
-	tracked := h.tracker.track(c, load.Socket)
+func (h *Handoff) arrive(c net.Conn, load cargo, peer net.Addr) net.Conn {
+	tracked := h.tracker.track(c, load.Socket, peer)
 	base, _ := baseConn(tracked)
 	base.replay = load.Pending
 	return tracked

@@ -60,7 +60,7 @@ func openInn(t *testing.T) *inn {
 func (n *inn) guest(network, address string, load cargo) (net.Conn, net.Conn) {
 	n.t.Helper()
 	fd, client := bareConnection(n.t, network, address)
-	nc := n.tracker.trackAtRest(fd, network, "http")
+	nc := n.tracker.trackAtRest(fd, network, "http", nil)
 	load.Protocol = protocolHTTP1
 	n.add(nc, load)
 	return nc, client
@@ -166,7 +166,7 @@ func TestRestDisturbed(t *testing.T) {
 	for _, early := range []bool{false, true} {
 		n := openInn(t)
 		fd, client := bareConnection(t, "tcp", "127.0.0.1:0")
-		nc := n.tracker.trackAtRest(fd, "tcp", "http")
+		nc := n.tracker.trackAtRest(fd, "tcp", "http", nil)
 		c, _ := baseConn(nc)
 		if early {
 			c.wake()

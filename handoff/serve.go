@@ -92,6 +92,7 @@ func (h *Handoff) serveArrivals(srv *http.Server, ln net.Listener) (leave func()
 		h.tellTakes()
 		a.Close()
 		<-ended
+		a.wg.Wait()
 	}
 }
 

@@ -72,6 +72,12 @@ func (l *Listener) swap(next ownSocket) error {
 	return err
 }
 
+// inQueue is a connection that waited in a listening socket.
+type inQueue struct {
+	conn net.Conn
+	peer net.Addr // of TCP, if it is known
+}
+
 // swap runs on the deciding goroutine, so that a successor gets the old socket
 // or the new one, and the old one only together with its queue. It owns next
 // and fd when it succeeds.
@@ -94,8 +100,8 @@ func (m *machine) swap(l *Listener, next ownSocket, fd int) error {
 		return errors.New("it is the listener's socket already")
 	}
 	conns, err := emptyQueue(old)
-	for _, c := range conns {
-		l.queue = append(l.queue, m.h.tracker.track(c, l.socket.name))
+	for _, q := range conns {
+		l.queue = append(l.queue, m.h.tracker.track(q.conn, l.socket.name, q.peer))
 	}
 	if err != nil {
 		// The old socket goes on. Whoever waits on it must come and fetch

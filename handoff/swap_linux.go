@@ -16,12 +16,12 @@ import (
 //
 // By accept4(2) and not by Accept, which a deadline in the past would end before it
 // has looked, and one in the future only some time after the queue is empty.
-func emptyQueue(ln syscall.Conn) ([]net.Conn, error) {
+func emptyQueue(ln syscall.Conn) ([]inQueue, error) {
 	raw, err := ln.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	var conns []net.Conn
+	var conns []inQueue
 	var failed error
 	err = raw.Control(func(fd uintptr) {
 		var spare spareFDs
@@ -30,7 +30,7 @@ func emptyQueue(ln syscall.Conn) ([]net.Conn, error) {
 		}
 		defer spare.release()
 		for {
-			conn, _, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			conn, peer, err := unix.Accept4(int(fd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			switch {
 			case err == nil:
 			case errors.Is(err, unix.EAGAIN):
@@ -48,7 +48,7 @@ func emptyQueue(ln syscall.Conn) ([]net.Conn, error) {
 			}
 			netfd.Close(conn)
 			if err == nil {
-				conns = append(conns, c)
+				conns = append(conns, inQueue{c, tcpAddress(peer)})
 			}
 			if failed != nil {
 				return

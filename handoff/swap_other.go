@@ -4,7 +4,6 @@ package handoff
 
 import (
 	"errors"
-	"net"
 	"os"
 	"time"
 )
@@ -13,9 +12,9 @@ import (
 const queueWait = 20 * time.Millisecond
 
 // emptyQueue accepts what waits in a listening socket.
-func emptyQueue(ln ownSocket) ([]net.Conn, error) {
+func emptyQueue(ln ownSocket) ([]inQueue, error) {
 	defer ln.SetDeadline(time.Time{})
-	var conns []net.Conn
+	var conns []inQueue
 	for {
 		ln.SetDeadline(time.Now().Add(queueWait))
 		c, err := ln.Accept()
@@ -25,6 +24,6 @@ func emptyQueue(ln ownSocket) ([]net.Conn, error) {
 		if err != nil {
 			return conns, err
 		}
-		conns = append(conns, c)
+		conns = append(conns, inQueue{c, nil})
 	}
 }

@@ -107,6 +107,7 @@ func (s *takeoverServer) meet(l *link) {
 		return
 	}
 	s.links[l] = struct{}{}
+	l.conn.SetReadDeadline(time.Now().Add(helloTimeout)) // here, so that it cannot undo that of close
 	s.wg.Add(1)
 	go s.serve(l)
 }
@@ -136,7 +137,6 @@ func (s *takeoverServer) hear(l *link) (code, why string) {
 		s.h.events.logger.Warn("refuse a takeover", "service", s.h.opt.Service, "error", err)
 		return control.CodeDenied, err.Error()
 	}
-	l.conn.SetReadDeadline(time.Now().Add(helloTimeout))
 	ask, err := l.receive()
 	ask.closeFiles()
 	if err != nil {

@@ -53,12 +53,12 @@ type innerConn = net.Conn
 // other origin. From now on the program uses the Tracked in its place, which owns it.
 // Call it before the first Read in the goroutine that will read.
 func (h *Handoff) Track(conn net.Conn, codec Codec) (*Tracked, error) {
-	if codec.Protocol == "" || codec.Protocol == protocolHTTP1 {
+	if !ownProtocol(codec.Protocol) {
 		return nil, fmt.Errorf("track connection: %q is no name for a protocol of the program's own", codec.Protocol)
 	}
 	c, bare := baseConn(conn)
 	if c == nil {
-		conn = h.tracker.track(conn, "")
+		conn = h.tracker.track(conn, "", nil)
 		c, bare = baseConn(conn)
 	}
 	if c == nil || !bare {
@@ -75,12 +75,19 @@ func (h *Handoff) Track(conn net.Conn, codec Codec) (*Tracked, error) {
 	return t, nil
 }
 
+func ownProtocol(name string) bool { return name != "" && name != protocolHTTP1 }
+
 // OnConn registers f for connections of a protocol that another generation had
 // tracked. Register before Ready, since the predecessor moves only what is asked
 // for. f runs in a goroutine of its own for each connection, which it owns; its
 // first reads return what the other generation had read ahead. It usually calls
-// Track again. session is what Codec.Session had returned.
+// Track again. session is what Codec.Session had returned. Deadlines and socket
+// options do not travel: f sets them as for a new connection. OnConn panics for a
+// protocol that Track refuses.
 func (h *Handoff) OnConn(protocol string, f func(conn net.Conn, session json.RawMessage)) {
+	if !ownProtocol(protocol) {
+		panic(fmt.Sprintf("handoff: OnConn: %q is no name for a protocol of the program's own", protocol))
+	}
 	h.mu.Lock()
 	h.onConn[protocol] = f
 	h.mu.Unlock()
@@ -92,7 +99,8 @@ func (h *Handoff) OnConn(protocol string, f func(conn net.Conn, session json.Raw
 // bufio.Reader holds (its Buffered), or those of a message that is not complete.
 func (t *Tracked) Boundary(buffered int) { t.c.rec.boundary(buffered) }
 
-// Write writes b as a whole before the connection moves, or returns ErrMoved.
+// Write writes b as a whole before the connection moves, or returns ErrMoved. While the
+// connection is on its way Write waits for the other generation, also beyond a write deadline.
 func (t *Tracked) Write(b []byte) (n int, err error) {
 	err = t.Do(func(w io.Writer) error {
 		n, err = w.Write(b)

@@ -25,11 +25,13 @@ func newTracker() *tracker {
 	return &tracker{conns: make(map[*conn]struct{}), changed: make(chan struct{}, 1)}
 }
 
-// track wraps a connection that came in through the socket called listener.
-func (t *tracker) track(c net.Conn, listener string) net.Conn {
+// track wraps a connection that came in through the socket called listener. peer
+// is its client, where net may not know it; else nil.
+func (t *tracker) track(c net.Conn, listener string, peer net.Addr) net.Conn {
 	switch c := c.(type) {
 	case *net.TCPConn:
 		w := &tcpConn{TCPConn: c}
+		w.peer = peer
 		t.add(&w.conn, c, listener)
 		return w
 	case *net.UnixConn:
@@ -41,7 +43,7 @@ func (t *tracker) track(c net.Conn, listener string) net.Conn {
 }
 
 // trackAtRest does the same for a descriptor, which it takes over.
-func (t *tracker) trackAtRest(fd int, network, listener string) net.Conn {
+func (t *tracker) trackAtRest(fd int, network, listener string, peer net.Addr) net.Conn {
 	r := &rested{fd: fd}
 	if network == "unix" {
 		w := &unixConn{}
@@ -50,6 +52,7 @@ func (t *tracker) trackAtRest(fd int, network, listener string) net.Conn {
 		return w
 	}
 	w := &tcpConn{}
+	w.peer = peer
 	r.owner = w
 	t.add(&w.conn, r, listener)
 	return w

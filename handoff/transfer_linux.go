@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -190,6 +191,34 @@ func localAddress(fd int) (network, address string) {
 		return "unix", a.Name
 	}
 	return "", ""
+}
+
+// peerAddress is the client of a TCP connection; nil of another one, which net
+// knows. The error says that there is none any more.
+func peerAddress(fd int, network string) (net.Addr, error) {
+	if network != "tcp" {
+		return nil, nil
+	}
+	name, err := unix.Getpeername(fd)
+	if err != nil {
+		return nil, fmt.Errorf("its client has reset it: %w", err)
+	}
+	return tcpAddress(name), nil
+}
+
+// tcpAddress is nil for what is no address of TCP.
+func tcpAddress(name unix.Sockaddr) net.Addr {
+	switch a := name.(type) {
+	case *unix.SockaddrInet4:
+		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)))
+	case *unix.SockaddrInet6:
+		ip := netip.AddrFrom16(a.Addr).Unmap() // of a dual-stack socket, perhaps an IPv4 address within
+		if a.ZoneId != 0 {
+			ip = ip.WithZone(strconv.FormatUint(uint64(a.ZoneId), 10))
+		}
+		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(a.Port)))
+	}
+	return nil
 }
 
 // build returns the connection over fd, which stays the caller's and is one

@@ -28,6 +28,8 @@ func (*builder) close() {}
 
 func (*builder) build(int) (net.Conn, error) { return nil, errors.ErrUnsupported }
 
+func peerAddress(int, string) (net.Addr, error) { return nil, errors.ErrUnsupported }
+
 func readable(net.Conn) error { return errors.ErrUnsupported }
 
 func localAddress(int) (network, address string) { return "", "" }

@@ -113,6 +113,8 @@ type message struct {
 
 	// files are the descriptors that came with the packet, owned by whoever has the message.
 	files []int
+	// resets are those of Refused whose client had gone: nothing is the matter with this process.
+	resets int
 }
 
 // closeFiles closes what came with the packet.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -57,6 +58,9 @@ whose ExecReload= runs zdt, found by $MAINPID and $RUNTIME_DIRECTORY alone.
 The signal (SIGUSR2) is sent only after the control socket has proved that the
 main process can take it. Ctrl-C ends the waiting, not the handoff.
 
+A program under zdt run gets the environment and the arguments that its unit has
+now. Only systemd knows them: with NAME it is asked to reload the unit.
+
 Connections that are idle move to the new process at once. The command says what
 became of them within half a second; the others it does not wait for.
 
@@ -96,7 +100,11 @@ type handoffTarget struct {
 	// reload: zdt runs as ExecReload=. Then an upgrade that has armed the
 	// runtime already is who asked for this reload, through systemd.
 	reload bool
-	status string // the command that shows more
+	// reloads: it does not, but ExecReload= of the unit runs zdt handoff.
+	reloads bool
+	unit    string
+	user    bool   // of a user manager
+	status  string // the command that shows more
 }
 
 // handoffFromInside finds the service by what systemd puts into the
@@ -114,7 +122,9 @@ func (f *factory) handoffFromInside() (handoffTarget, error) {
 		return handoffTarget{}, fail(ExitRefused, "", "look at main process %d: %w", pid, err)
 	}
 	name := filepath.Base(dir)
-	return handoffTarget{pid: pid, uid: uid, control: filepath.Join(dir, "control.sock"), reload: true, status: "journalctl -e -u " + name + ".service"}, nil
+	// Only a user manager tells its own pid (systemd.exec(5)).
+	return handoffTarget{pid: pid, uid: uid, control: filepath.Join(dir, "control.sock"), reload: true, unit: name + ".service",
+		user: f.getenv("MANAGERPID") != "", status: "journalctl -e -u " + name + ".service"}, nil
 }
 
 // handoffByName asks systemd.
@@ -146,7 +156,8 @@ func (f *factory) handoffByName(ctx context.Context, arg string) (handoffTarget,
 	if err != nil {
 		return handoffTarget{}, fail(ExitRefused, "", "look at main process %d: %w", u.MainPID, err)
 	}
-	return handoffTarget{pid: int(u.MainPID), uid: uid, control: p.Control(name), status: f.zdt() + " status " + name}, nil
+	return handoffTarget{pid: int(u.MainPID), uid: uid, control: p.Control(name), reloads: slices.Contains(u.ExecReload, "handoff"),
+		unit: u.Name, user: f.globals.user, status: f.zdt() + " status " + name}, nil
 }
 
 func runHandoff(ctx context.Context, f *factory, t handoffTarget) error {
@@ -185,6 +196,9 @@ func handoffLine(st style, d handoffDoc, width int) string {
 	}
 	head := fmt.Sprintf("%s %s handed over", mark, clean(d.Service))
 	generation, ready := fmt.Sprintf("generation %d", d.Generation), "ready after "+elapsed(d.ReadyAfter)
+	if d.Connections == nil && d.Draining { // a helper does not see its program's connections
+		return st.line(width, []string{head, pids, generation, ready, fmt.Sprintf("pid %d finishes", d.Incumbent)}, []string{head, pids})
+	}
 	if d.Connections == nil {
 		return st.line(width, []string{head, pids, generation, ready})
 	}
@@ -209,8 +223,8 @@ func (f *factory) handOver(ctx context.Context, t handoffTarget, doc *handoffDoc
 		return handoffRefusal(t, err)
 	}
 	defer client.Close()
-	doc.Service, doc.Generation = st.Service, st.Generation
-	if doc.TxID, err = armFor(ctx, t, client, st); err != nil {
+	doc.Service, doc.Generation, doc.Incumbent = st.Service, st.Generation, serving(st)
+	if doc.TxID, err = f.armFor(ctx, t, client, st); err != nil {
 		return err
 	}
 	// Watching begins before the signal: no state can be missed, however quickly
@@ -220,22 +234,35 @@ func (f *factory) handOver(ctx context.Context, t handoffTarget, doc *handoffDoc
 		return handoffRefusal(t, err)
 	}
 	defer watcher.Close()
-	watching, look := context.WithCancel(ctx)
-	defer look()
+	watching, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
 	next, stop := iter.Pull2(watcher.Watch(watching))
 	defer stop()
 	if _, err, ok := next(); err != nil || !ok {
 		return handoffRefusal(t, fmt.Errorf("watch the runtime: %w", err))
 	}
-	if err := process.signal(syscall.SIGUSR2); err != nil {
+	if isHelper(st) && t.reloads {
+		defer f.beginReload(ctx, t, leave).join()
+	} else if err := process.signal(syscall.SIGUSR2); err != nil {
 		client.Disarm(ctx, doc.TxID) // it expires by itself, too
 		return fail(ExitRefused, t.status, "signal main process %d: %w", t.pid, err)
 	}
-	if err := f.awaitOutcome(ctx, t, next, st, doc); err != nil || doc.Outcome != "committed" {
+	err = f.awaitOutcome(watching, t, next, st, doc)
+	if failed := (*reloadError)(nil); errors.As(context.Cause(watching), &failed) && ctx.Err() == nil && err != nil {
+		client.Disarm(ctx, doc.TxID)
+		doc.Outcome = ""
+		code := codeOf(failed)
+		if code == ExitUnexpected {
+			code = ExitRefused
+		}
+		return fail(code, t.status, "have systemd start the handoff: %w", failed)
+	}
+	if err != nil || doc.Outcome != "committed" {
 		return err
 	}
-	defer time.AfterFunc(drainGlance, look).Stop()
-	return glanceAtDrain(watching, t, next, doc)
+	glance := time.AfterFunc(drainGlance, func() { leave(nil) })
+	defer glance.Stop()
+	return glanceAtDrain(watching, t, next, doc, glance)
 }
 
 // drainGlance is how long the command looks at the drain after the commit. A
@@ -246,7 +273,7 @@ const drainGlance = 500 * time.Millisecond
 
 // glanceAtDrain takes down what becomes of the connections, until the incumbent
 // is done or ctx, that of next, ends. A successor that dies meanwhile is a handoff undone.
-func glanceAtDrain(ctx context.Context, t handoffTarget, next func() (control.Status, error, bool), doc *handoffDoc) error {
+func glanceAtDrain(ctx context.Context, t handoffTarget, next func() (control.Status, error, bool), doc *handoffDoc, glance *time.Timer) error {
 	for doc.Draining {
 		st, err, ok := next()
 		if err != nil || !ok {
@@ -256,6 +283,9 @@ func glanceAtDrain(ctx context.Context, t handoffTarget, next func() (control.St
 			return nil // the handoff stands
 		}
 		if l := st.Last; l != nil && l.TxID == doc.TxID && !l.Committed {
+			if glance.Stop(); st.Phase == control.Starting {
+				continue // a helper starts the earlier program again; nothing is good before that serves
+			}
 			doc.Changed, doc.Draining, doc.Connections, doc.Generation = false, false, nil, st.Generation
 			return handoffVerdict(t, st, doc)
 		}
@@ -265,6 +295,14 @@ func glanceAtDrain(ctx context.Context, t handoffTarget, next func() (control.St
 }
 
 func (d *handoffDoc) count(st control.Status) {
+	if isHelper(st) {
+		d.Draining = st.Predecessor != nil
+		if p := st.Predecessor; p != nil && p.Connections != (control.Counts{}) {
+			c := p.Connections
+			d.Connections = &c
+		}
+		return
+	}
 	c := st.Connections
 	d.Connections, d.Draining = &c, st.Phase != control.Exited
 }
@@ -276,25 +314,36 @@ func handoffRefusal(t handoffTarget, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fail(ExitNotAuthorised, "run it as root or as the service's user", "ask the runtime: %w", err)
 	case errors.Is(err, errNoRuntime):
-		hint = "the program has to use the handoff library, and the unit needs RuntimeDirectory=zdt/NAME; to restart it: systemctl restart"
+		hint = "the program has to use the handoff library or run under zdt run, and the unit needs RuntimeDirectory=zdt/NAME; to restart it: systemctl restart"
 	}
 	return fail(ExitRefused, hint, "%w", err)
 }
 
 // armFor arms the runtime and returns the transaction's ID.
-func armFor(ctx context.Context, t handoffTarget, client *control.Client, st control.Status) (string, error) {
-	if a := st.Armed; t.reload && a != nil && a.Hold {
+func (f *factory) armFor(ctx context.Context, t handoffTarget, client *control.Client, st control.Status) (string, error) {
+	var arm control.Arm
+	switch a := st.Armed; {
+	case !t.reload || a == nil:
+	case isHelper(st):
+		// Whoever armed a helper asked systemd for this reload, to have the arming completed.
+		arm = *a
+	case a.Hold:
 		return a.TxID, nil // zdt upgrade's; it asked systemd for this reload
 	}
-	txid, err := release.NewTxID()
-	if err != nil {
-		return "", err
+	if arm.TxID == "" {
+		var err error
+		if arm.TxID, err = release.NewTxID(); err != nil {
+			return "", err
+		}
 	}
-	_, err = client.Arm(ctx, control.Arm{TxID: txid})
+	if t.reload && isHelper(st) {
+		arm = f.fresh(ctx, t, arm)
+	}
+	_, err := client.Arm(ctx, arm)
 	var refused *control.Error
 	switch {
 	case err == nil:
-		return txid, nil
+		return arm.TxID, nil
 	case errors.As(err, &refused) && refused.Code == control.CodeBusy:
 		return "", fail(ExitBusy, "wait for it to end: "+t.status, "handoff refused: %s", refused.Text)
 	case errors.As(err, &refused):
@@ -348,7 +397,11 @@ func (f *factory) lostSight(ctx context.Context, t handoffTarget, before control
 		defer client.Close()
 		ctx, cancel := context.WithTimeout(ctx, controlPatience)
 		defer cancel()
-		if st, serr := client.Status(ctx); serr == nil && st.PID != t.pid && st.Generation == before.Generation+1 {
+		st, serr := client.Status(ctx)
+		if l := st.Last; serr == nil && st.PID == t.pid && l != nil && l.TxID == doc.TxID {
+			return handoffVerdict(t, st, doc) // a helper, which has closed its connections
+		}
+		if serr == nil && st.PID != t.pid && st.Generation == before.Generation+1 {
 			doc.Outcome, doc.Changed, doc.Candidate, doc.Generation = "committed", true, st.PID, st.Generation
 			return nil
 		}
@@ -367,6 +420,9 @@ func handoffVerdict(t handoffTarget, st control.Status, doc *handoffDoc) error {
 	doc.Reason, doc.Detail, doc.Exit, doc.ReadyAfter, doc.Lost = l.Reason, l.Detail, l.Exit, l.ReadyAfter, l.Lost
 	if l.Committed {
 		doc.Outcome, doc.Changed, doc.Generation = "committed", true, st.Generation+1
+		if isHelper(st) {
+			doc.Generation = st.Generation
+		}
 		doc.count(st)
 		return nil
 	}
@@ -380,6 +436,16 @@ func handoffVerdict(t handoffTarget, st control.Status, doc *handoffDoc) error {
 		hint = "what the new process said: journalctl _PID=" + strconv.Itoa(doc.Candidate)
 	}
 	return fail(code, hint, "handoff undone (%s): %s", l.Reason, l.Detail)
+}
+
+func isHelper(st control.Status) bool { return st.Runtime == control.RuntimeHelper }
+
+// serving is the process that serves, by the word of the runtime.
+func serving(st control.Status) int {
+	if isHelper(st) {
+		return st.App
+	}
+	return st.PID
 }
 
 // pidfd names one process for as long as it is open, whatever its number is

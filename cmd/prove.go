@@ -53,6 +53,8 @@ The clients only send GET requests, each once: they never retry and follow no
 redirect. Three quarters keep their connection, the others open one per request.
 An answer with an error status (4xx, 5xx) is an answer; it is shown apart. The
 handoff is that of zdt handoff and systemctl reload: no release is changed.
+Connections of a program under zdt run end with its process, so that clients
+reconnect; what was lost or refused decides there, too.
 
 When requests fail before there is a handoff, there will be none (exit status
 10). Exit status 1 says that clients noticed something, 11 that the handoff was
@@ -184,7 +186,7 @@ func (p *prover) run(ctx context.Context) error {
 		return err
 	}
 	defer where.close()
-	p.doc.Target = where.doc()
+	p.doc.Target, p.doc.Runtime = where.doc(), st.Runtime
 	if err := p.probe(ctx, where); err != nil {
 		return err
 	}

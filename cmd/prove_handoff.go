@@ -62,23 +62,31 @@ func (p *prover) handoff(ctx context.Context, i int) error {
 		return fail(ExitRefused, t.status, "main process %d: %w", t.pid, err)
 	}
 	defer old.close()
+	pid := t.pid
 	draining, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
 	w := p.f.watchCounts(ctx, t, func() { leave(errTookOver) })
 	defer w.close()
+	if w.before.App != 0 {
+		pid = w.before.App
+	}
 	which := ""
 	if p.o.Handoffs > 1 {
 		which = fmt.Sprintf("handoff %d of %d: ", i+1, p.o.Handoffs)
 	}
-	p.progress.stage("%spid %d starts a new process", which, t.pid)
+	p.progress.stage("%spid %d starts a new process", which, pid)
 
-	h := proveHandoff{handoffDoc: handoffDoc{Schema: "zdt.handoff/1", Incumbent: t.pid}, At: p.load.Report().Elapsed}
+	h := proveHandoff{handoffDoc: handoffDoc{Schema: "zdt.handoff/1", Incumbent: pid}, At: p.load.Report().Elapsed}
 	end := p.load.Window()
 	began := time.Now()
 	err = p.f.handOver(ctx, t, &h.handoffDoc)
 	if err == nil {
-		p.progress.stage("%spid %d hands its connections over", which, t.pid)
-		err = p.await(draining, t, old)
+		p.progress.stage("%spid %d hands its connections over", which, pid)
+		ended := func(ctx context.Context) error { return p.o.ended(ctx, old) }
+		if isHelper(w.before) {
+			ended = w.ended // the helper stays; it says when the old processes are gone
+		}
+		err = p.await(draining, t, pid, ended)
 		h.Finished = err == nil
 	}
 	end()
@@ -96,28 +104,30 @@ func (p *prover) handoff(ctx context.Context, i int) error {
 var errTookOver = errors.New("the new process died, and the old one took its connections back")
 
 // await waits for the end of the old process.
-func (p *prover) await(ctx context.Context, t handoffTarget, old pidfd) error {
+func (p *prover) await(ctx context.Context, t handoffTarget, pid int, ended func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.o.Timeout, timedOut{p.o.Timeout})
 	defer cancel()
-	err := p.o.ended(ctx, old)
+	err := ended(ctx)
 	switch cause := context.Cause(ctx); {
 	case err == nil:
 		return nil
 	case errors.Is(cause, errTookOver):
-		return fail(ExitRolledBack, t.status, "pid %d was handed over, but %w", t.pid, cause)
+		return fail(ExitRolledBack, t.status, "pid %d was handed over, but %w", pid, cause)
 	case cause != nil && codeOf(cause) == ExitDeadline:
-		return fail(ExitDeadline, t.status, "pid %d was handed over, and still has connections after %v", t.pid, p.o.Timeout)
+		return fail(ExitDeadline, t.status, "pid %d was handed over, and still has connections after %v", pid, p.o.Timeout)
 	case cause != nil:
-		return fail(codeOf(cause), t.status, "stopped waiting for pid %d to finish its connections: %w", t.pid, cause)
+		return fail(codeOf(cause), t.status, "stopped waiting for pid %d to finish its connections: %w", pid, cause)
 	}
-	return fail(ExitUnexpected, t.status, "wait for the end of pid %d: %w", t.pid, err)
+	return fail(ExitUnexpected, t.status, "wait for the end of pid %d: %w", pid, err)
 }
 
 // countsWatcher follows the runtime of an old process to its end: only it knows what became of its connections. It is the
 // service's word, and no part of the verdict.
 type countsWatcher struct {
+	before control.Status
 	cancel context.CancelFunc
 	done   chan struct{}
+	gone   chan struct{} // closed when a helper has said that the old processes are gone
 	once   sync.Once
 	counts *control.Counts // once done is closed
 }
@@ -125,12 +135,13 @@ type countsWatcher struct {
 // watchCounts calls back when the old process has to serve on.
 func (f *factory) watchCounts(ctx context.Context, t handoffTarget, back func()) *countsWatcher {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &countsWatcher{cancel: cancel, done: make(chan struct{})}
-	client, _, err := f.connectRuntime(ctx, t.control, t.pid, t.uid)
+	w := &countsWatcher{cancel: cancel, done: make(chan struct{}), gone: make(chan struct{})}
+	client, before, err := f.connectRuntime(ctx, t.control, t.pid, t.uid)
 	if err != nil {
 		close(w.done)
 		return w
 	}
+	w.before = before
 	go func() {
 		defer close(w.done)
 		defer client.Close()
@@ -139,6 +150,10 @@ func (f *factory) watchCounts(ctx context.Context, t handoffTarget, back func())
 				return
 			}
 			switch {
+			case isHelper(st):
+				if !w.group(st, back) {
+					return
+				}
 			case st.Phase == control.Draining || st.Phase == control.Exited:
 				c := st.Connections
 				w.counts = &c
@@ -148,6 +163,46 @@ func (f *factory) watchCounts(ctx context.Context, t handoffTarget, back func())
 		}
 	}()
 	return w
+}
+
+// group takes in what a helper says of its process groups, until there is nothing more to say.
+func (w *countsWatcher) group(st control.Status, back func()) (more bool) {
+	if st.Generation == w.before.Generation {
+		return true // not committed
+	}
+	if p := st.Predecessor; p != nil && p.Connections != (control.Counts{}) {
+		c := p.Connections
+		w.counts = &c
+	}
+	switch {
+	case st.TookOver:
+		back()
+		return false
+	case st.Predecessor == nil:
+		close(w.gone)
+		return false
+	}
+	return true
+}
+
+// ended waits until a helper has said that the old processes are gone.
+func (w *countsWatcher) ended(ctx context.Context) error {
+	select {
+	case <-w.gone:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.done:
+	}
+	select {
+	case <-w.gone:
+		return nil
+	default:
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errors.New("the helper does not say any more what it does")
 }
 
 // close ends the watching and returns the last counts, or nil. The old process is gone by then: its last words may be on

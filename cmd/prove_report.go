@@ -17,6 +17,9 @@ type proveDoc struct {
 	Changed  bool     `json:"changed"` // another process serves than before; never another release
 	TxID     string   `json:"txid"`    // of the last handoff
 	Service  string   `json:"service"`
+	// Runtime is "helper" where zdt run starts the program. What such a program does with its
+	// connections is its own affair: that clients have to reconnect is expected then.
+	Runtime string `json:"runtime,omitempty"`
 
 	Cause  string      `json:"cause,omitempty"` // what clients noticed, or what went wrong
 	Hint   string      `json:"hint,omitempty"`

@@ -18,7 +18,7 @@ func proveText(st style, utf8 bool, d *proveDoc) string {
 	row := func(label string, during, rest string) {
 		fmt.Fprintf(&b, "  %s %s %s\n", padRight(label, 18), padLeft(during, 12), padLeft(rest, 12))
 	}
-	count := func(label string, during, rest int, bad lookup) {
+	count := func(label string, during, rest int, bad shownAs) {
 		show := func(n int) string {
 			if n > 0 && bad != nil {
 				return bad(st, fmt.Sprint(n))
@@ -31,10 +31,14 @@ func proveText(st style, utf8 bool, d *proveDoc) string {
 	count("requests", d.During.Requests, d.Rest.Requests, nil)
 	count("failed", d.During.Failed, d.Rest.Failed, alarming)
 	count("refused", d.During.Refused, d.Rest.Refused, alarming)
-	count("reconnected", d.During.Reconnected, d.Rest.Reconnected, remarkable)
+	expected := shownAs(remarkable)
+	if d.Runtime == control.RuntimeHelper {
+		expected = nil // a program of its own ways ends its connections with its process
+	}
+	count("reconnected", d.During.Reconnected, d.Rest.Reconnected, expected)
 	count("closed politely", d.During.PoliteCloses, d.Rest.PoliteCloses, nil)
 	if d.IdleCloses > 0 {
-		count("closed while idle", d.During.IdleCloses, d.Rest.IdleCloses, remarkable)
+		count("closed while idle", d.During.IdleCloses, d.Rest.IdleCloses, expected)
 	}
 	for _, status := range slices.Sorted(maps.Keys(d.Statuses)) {
 		if status < 200 || status > 299 {
@@ -62,8 +66,8 @@ func proveText(st style, utf8 bool, d *proveDoc) string {
 	return b.String()
 }
 
-// lookup is how a number looks that should be 0.
-type lookup func(st style, text string) string
+// shownAs is how a number looks that should be 0.
+type shownAs func(st style, text string) string
 
 func alarming(st style, text string) string   { return st.bad.Render(st.marks.fail + " " + text) }
 func remarkable(st style, text string) string { return st.warn.Render(st.marks.warn + " " + text) }

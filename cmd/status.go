@@ -290,6 +290,10 @@ func (s *serviceStatus) fillRunning(p Paths) {
 		return
 	}
 	dir := filepath.Dir(s.Runtime.Exe)
+	if isHelper(*s.Runtime) && dir == filepath.Join(p.StateDir(s.Name), "current") {
+		s.Running = s.Current // it names its program as ExecStart= does
+		return
+	}
 	if id := filepath.Base(dir); release.ValidID(id) && filepath.Dir(filepath.Dir(dir)) == p.StateDir(s.Name) {
 		s.Running = &releaseStatus{ID: id}
 		if s.Current != nil && s.Current.ID == id {
@@ -334,7 +338,11 @@ func (f *factory) addNotes(s *serviceStatus, u dbusctl.Unit) {
 		if s.Running != nil && s.Current != nil && s.Running.ID != s.Current.ID && s.Txn == nil && r.Handoff == nil {
 			add("drift", f.zdt()+" upgrade "+s.Name+" --binary FILE", "a restart would start release %s, which is not the one that runs", s.Current.ID)
 		}
-		if r.TookOver && s.RuntimeProblem == "" {
+		switch {
+		case !r.TookOver || s.RuntimeProblem != "":
+		case isHelper(*r):
+			add("took-over", f.journal(unit), "the program was started again because its successor died")
+		default:
 			add("took-over", f.journal(unit), "this generation serves again because its successor died")
 		}
 		if m := r.Moves; m != nil && m.Differing > 0 {

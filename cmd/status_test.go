@@ -31,9 +31,12 @@ func mustDuration(t *testing.T, s string) time.Duration {
 type fakeSystemd struct {
 	systemd // what is not overridden here must not be called
 	units   map[string]dbusctl.Unit
+	reload  func(ctx context.Context) error
 }
 
 func (f fakeSystemd) Close() error { return nil }
+
+func (f fakeSystemd) Reload(ctx context.Context, _ string) error { return f.reload(ctx) }
 
 func (f fakeSystemd) Unit(ctx context.Context, name string) (dbusctl.Unit, error) {
 	if u, ok := f.units[name]; ok {
@@ -214,6 +217,15 @@ func TestStatus(t *testing.T) {
 			st.Moves = &control.Moves{Taken: 312, Refused: 2, Differing: 1, LastDifference: "3 bytes unread, 2 before"}
 			st.TookOver, st.EventsLost = true, 2
 			st.Last = &control.Outcome{Reason: "crashed", Detail: "the candidate ended (exited, 1)"}
+			(&fakeRuntime{status: st}).serve(t, h.paths.Control("web"))
+		}, ExitOK},
+		{"helper", func(t *testing.T, h testHost) {
+			h.running("web")
+			h.deploy(t, "web")
+			st := idle("web")
+			st.Runtime, st.App, st.Connections = control.RuntimeHelper, 2077, control.Counts{}
+			st.Exe, st.Predecessor = h.paths.StateDir("web")+"/current/web", &control.Peer{PID: 812, Generation: 2}
+			st.TookOver, st.Last = true, &control.Outcome{Reason: "crashed", Detail: "the new program ended (exited, 1)"}
 			(&fakeRuntime{status: st}).serve(t, h.paths.Control("web"))
 		}, ExitOK},
 		{"stopping", func(t *testing.T, h testHost) {

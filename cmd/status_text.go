@@ -64,7 +64,13 @@ func writeStatus(b *strings.Builder, st style, s serviceStatus, now time.Time) {
 	if pid := s.Unit.MainPID; pid != 0 {
 		text := fmt.Sprintf("%d", pid)
 		if r := s.Runtime; r != nil && s.RuntimeProblem == "" {
-			text += ", up " + age(now.Sub(r.StartedAt)) + ", " + countsWords(r.Connections)
+			if isHelper(*r) {
+				text = fmt.Sprintf("%d", r.App)
+			}
+			text += ", up " + age(now.Sub(r.StartedAt))
+			if sees(*r) {
+				text += ", " + countsWords(r.Connections)
+			}
 		} else if s.Unit.Since != nil {
 			text += ", up " + age(now.Sub(*s.Unit.Since))
 		}
@@ -72,6 +78,9 @@ func writeStatus(b *strings.Builder, st style, s serviceStatus, now time.Time) {
 			text += ", " + plural(int(s.Unit.Restarts), "restart")
 		}
 		row("pid", "%s", text)
+		if r := s.Runtime; r != nil && s.RuntimeProblem == "" && isHelper(*r) {
+			row("helper", "pid %d, zdt run, the main process", pid)
+		}
 	} else if s.Unit.Result != "" && s.Unit.Result != "success" {
 		row("result", "%s", clean(s.Unit.Result))
 	}
@@ -119,11 +128,14 @@ func writeRuntime(row func(string, string, ...any), st style, r *control.Status,
 	}
 	if p := r.Predecessor; p != nil {
 		c := p.Connections
-		left := countsWords(c)
+		left := ": " + countsWords(c)
 		if c.Tasks > 0 {
 			left += ", " + plural(c.Tasks, "task")
 		}
-		row("draining", "%s, generation %d: %s left", control.Process(p.PID), p.Generation, left)
+		if left += " left"; isHelper(*r) && c == (control.Counts{}) {
+			left = ""
+		}
+		row("draining", "%s, generation %d%s", control.Process(p.PID), p.Generation, left)
 		if text := fateWords(c); text != "" {
 			row("so far", "%s", text)
 		}
@@ -152,6 +164,10 @@ func phaseWords(r *control.Status) string {
 	}
 	return clean(string(r.Phase))
 }
+
+// sees reports whether a runtime knows the connections of its program. To a helper they
+// are the program's affair, unless something is known of them.
+func sees(s control.Status) bool { return !isHelper(s) || s.Connections != (control.Counts{}) }
 
 // fateWords says what became of the connections of a generation that drains
 // and are not open any more.

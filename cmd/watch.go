@@ -205,14 +205,22 @@ func (w *watcher) entry(e journal.Entry) error {
 // status says what changed; numbers of connections alone at most once a second.
 func (w *watcher) status(s control.Status) error {
 	now := w.f.now()
-	what := fmt.Sprintf("pid %d, generation %d: %s", s.PID, s.Generation, runtimeWords(s))
-	counts := ", " + countsWords(s.Connections)
+	what := fmt.Sprintf("pid %d, generation %d: %s", serving(s), s.Generation, runtimeWords(s))
+	if isHelper(s) {
+		what += fmt.Sprintf(", under helper %d", s.PID)
+	}
+	counts := ""
+	if sees(s) {
+		counts = ", " + countsWords(s.Connections)
+	}
 	if fate := fateWords(s.Connections); fate != "" {
 		counts += ", " + fate
 	}
 	if p := s.Predecessor; p != nil {
 		what += "; " + control.Process(p.PID) + " drains"
-		counts += ", and there " + p.Connections.Progress()
+		if !isHelper(s) || p.Connections != (control.Counts{}) {
+			counts += ", and there " + p.Connections.Progress()
+		}
 	}
 	if what == w.runtime && (now.Sub(w.said) < time.Second || s.Phase == control.Idle && s.Predecessor == nil) {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -60,9 +61,11 @@ type Service struct {
 	ExecMainStatus int32
 
 	ExecStartPath string   // program of the first ExecStart= line
-	ExecStart     []string // its argv, argv[0] included
-	ExecReload    []string // argv of the first ExecReload= line
-	Environment   []string // of Environment= only, as KEY=VALUE
+	ExecStart     []string // its argv, argv[0] included; variables are as written
+	// ExecStartLiteral: it has the prefix ":", so variables in it are not expanded.
+	ExecStartLiteral bool
+	ExecReload       []string // argv of the first ExecReload= line
+	Environment      []string // of Environment= only, as KEY=VALUE
 
 	User             string // User= as written; "" is the manager's own
 	UID              uint32 // of the running unit, or NoUID
@@ -177,6 +180,7 @@ func parseUnit(all map[string]dbus.Variant) Unit {
 		u.Watchdog = 0 // how 252 reports "not set"
 	}
 	u.ExecStartPath, u.ExecStart = p.exec("ExecStart")
+	u.ExecStartLiteral = slices.Contains(p.execFlags("ExecStartEx"), "no-env-expand")
 	_, u.ExecReload = p.exec("ExecReload")
 	u.Socket = Socket{
 		FileDescriptorName: p.str("FileDescriptorName"),
@@ -247,4 +251,15 @@ func (p props) exec(name string) (path string, argv []string) {
 	path, _ = commands[0][0].(string)
 	argv, _ = commands[0][1].([]string)
 	return path, argv
+}
+
+// execFlags are the prefixes of the first command of an a(sasasttttuii), by the
+// names that systemd gives them.
+func (p props) execFlags(name string) []string {
+	commands := p.tuples(name)
+	if len(commands) == 0 || len(commands[0]) < 3 {
+		return nil
+	}
+	flags, _ := commands[0][2].([]string)
+	return flags
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -54,14 +53,11 @@ func TestLoad(t *testing.T) {
 	if got := len(s.processes()); got != 1 {
 		t.Errorf("%d processes", got)
 	}
-	var after report
+	// No more than before; less, if a connection of this test to the control socket was still closing then.
 	eventually(t, "the connections of the load are gone", func() bool {
-		after = s.report("")
+		after := s.report("")
 		return len(after.FDs) <= len(before.FDs) && after.Goroutines <= before.Goroutines
 	})
-	if !slices.Equal(after.FDs, before.FDs) || after.Goroutines != before.Goroutines {
-		t.Errorf("after 25 handoffs %d goroutines and descriptors\n%q\nbefore %d and\n%q", after.Goroutines, after.FDs, before.Goroutines, before.FDs)
-	}
 }
 
 // Every kind of socket, bound by hand, goes from generation to generation.

@@ -171,22 +171,24 @@ func TestSignals(t *testing.T) {
 		return
 	}
 	r := stageReaper(t)
-	o := newOutput(t)
-	g := start(t, r, shell(o, `trap 'echo 1' TERM; trap 'echo 2' USR1; (trap 'echo 3' USR1; echo 4; while :; do sleep 0.01; done) & while :; do sleep 0.01; done`))
-	eventually(t, "the traps are set", func() bool { return strings.Contains(o.text(), "4") })
-	if err := g.Signal(unix.SIGTERM); err != nil {
-		t.Error(err)
-	}
-	eventually(t, "the leader has TERM", func() bool { return strings.Contains(o.text(), "1") })
-	if _, ended := g.LeaderExit(); ended {
-		t.Error("ended by a signal that it catches")
-	}
-	if err := g.SignalAll(unix.SIGUSR1); err != nil {
-		t.Error(err)
-	}
-	eventually(t, "both have USR1", func() bool { return strings.Contains(o.text(), "2") && strings.Contains(o.text(), "3") })
-	g.Kill()
-	finish(t, g)
+	kernels(t, r, func(t *testing.T) {
+		o := newOutput(t)
+		g := start(t, r, shell(o, `trap 'echo 1' TERM; trap 'echo 2' USR1; (trap 'echo 3' USR1; echo 4; while :; do sleep 0.01; done) & while :; do sleep 0.01; done`))
+		eventually(t, "the traps are set", func() bool { return strings.Contains(o.text(), "4") })
+		if err := g.Signal(unix.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the leader has TERM", func() bool { return strings.Contains(o.text(), "1") })
+		if _, ended := g.LeaderExit(); ended {
+			t.Error("ended by a signal that it catches")
+		}
+		if err := g.SignalAll(unix.SIGUSR1); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "both have USR1", func() bool { return strings.Contains(o.text(), "2") && strings.Contains(o.text(), "3") })
+		g.Kill()
+		finish(t, g)
+	})
 }
 
 func TestRun(t *testing.T) {
@@ -210,10 +212,16 @@ func TestRun(t *testing.T) {
 		t.Errorf("%v %d bytes %v", e, len(out), err)
 	}
 	// One that has left and holds the pipe holds up nothing.
-	e, out, err = r.run(t.Context(), []string{"sh", "-c", "(setsid env -i sleep 2 &); echo here"}, os.Environ())
+	o := newOutput(t)
+	e, out, err = r.run(t.Context(), []string{"sh", "-c", `(setsid env -i sh -c 'echo $$ >'"$0"'; exec sleep 1000' &); until test -s "$0"; do :; done; echo here`, o.Name()}, os.Environ())
 	if err != nil || e != (Exit{cldExited, 0}) || string(out) != "here\n" {
 		t.Errorf("%v %q %v", e, out, err)
 	}
+	holder := o.pids(t, 1)[0]
+	if !living(holder) {
+		t.Error("the one that left was killed: the test shows nothing")
+	}
+	syscall.Kill(holder, syscall.SIGKILL) // our child, reaped by r only when it has ended
 	why := errors.New("deadline of the probe")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, why)
 	defer cancel()

@@ -184,7 +184,7 @@ func TestShimIsTheRunningFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !alone(t, func(cmd *exec.Cmd) { cmd.Path = file }) {
+	if !alone(t, func(cmd *exec.Cmd) { cmd.Path, cmd.Args[0] = file, file }) {
 		return
 	}
 	r := stageReaper(t)

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,63 +75,6 @@ func openMailbox(dir string, generation int) (*mailbox, error) {
 		return nil, err
 	}
 	return m, nil
-}
-
-func bindMailbox(path string) (fd int, err error) {
-	// 108 bytes with the final NUL (unix(7)).
-	if len(path) > 107 {
-		return -1, fmt.Errorf("the path has %d bytes, a unix socket's has 107 at most: choose a shorter directory", len(path))
-	}
-	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return -1, fmt.Errorf("socket: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			unix.Close(fd)
-		}
-	}()
-	// bind(2) gives the file the mode that the socket has, less the umask: it is never open to others, not
-	// for a moment, and the umask, which all threads share, stays as it is.
-	if err := unix.Fchmod(fd, 0o600); err != nil {
-		return -1, fmt.Errorf("set mode: %w", err)
-	}
-	// Before bind: a datagram that came earlier would have no credentials.
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
-		return -1, fmt.Errorf("ask for credentials: %w", err)
-	}
-	// Since Linux 6.5. Without, a pidfd is opened when a datagram is read.
-	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD, 1)
-	err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
-	if errors.Is(err, unix.EADDRINUSE) && !strings.HasPrefix(path, "@") {
-		if err := clearStale(path); err != nil {
-			return -1, err
-		}
-		err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
-	}
-	if err != nil {
-		return -1, fmt.Errorf("bind: %w", err)
-	}
-	return fd, nil
-}
-
-// clearStale removes the socket of a helper that was killed. Whatever else has the name stays.
-func clearStale(path string) error {
-	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("something else than a socket is there: %w", unix.EADDRINUSE)
-	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("socket: %w", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("a process listens there already: %w", unix.EADDRINUSE)
-	}
-	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("remove a socket that nobody listens to: %w", err)
-	}
-	return nil
 }
 
 // adoptMailbox takes over a bound socket, of openMailbox or of a detached mailbox. fd is the mailbox's
@@ -221,70 +163,6 @@ func (m *mailbox) run(raw syscall.RawConn, b band) {
 	}
 }
 
-// letter is a datagram as it came.
-type letter struct {
-	data  []byte // within the buffer it was received into
-	from  sender
-	fds   []int
-	flags int // of recvmsg
-}
-
-// receive waits for a datagram. The descriptors with it are open, close-on-exec.
-func receive(raw syscall.RawConn, buf, oob []byte) (letter, error) {
-	var n, oobn, flags int
-	var failed error
-	if err := raw.Read(func(fd uintptr) bool {
-		for {
-			n, oobn, flags, _, failed = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
-			if failed != unix.EINTR {
-				return failed != unix.EAGAIN
-			}
-		}
-	}); err != nil {
-		return letter{}, err
-	}
-	if failed != nil {
-		return letter{}, failed
-	}
-	got := letter{data: buf[:n], flags: flags, from: sender{PIDFD: -1}}
-	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil {
-		// What was cut can end inside of a header; what is before is not lost for that.
-		got.flags |= unix.MSG_CTRUNC
-	}
-	for _, c := range messages {
-		if c.Header.Level != unix.SOL_SOCKET {
-			continue
-		}
-		switch c.Header.Type {
-		case unix.SCM_CREDENTIALS:
-			if cred, err := unix.ParseUnixCredentials(&c); err == nil {
-				got.from.PID, got.from.UID = int(cred.Pid), cred.Uid
-			}
-		case unix.SCM_RIGHTS:
-			fds, _ := unix.ParseUnixRights(&c)
-			got.fds = append(got.fds, fds...)
-		case unix.SCM_PIDFD:
-			// A negative one is the error for which there is none, as of a process that is gone.
-			if fds, err := parsePIDFD(&c); err == nil && fds >= 0 {
-				got.from.PIDFD = fds
-			}
-		}
-	}
-	return got, nil
-}
-
-// parsePIDFD reads a control message that looks like one of rights.
-func parsePIDFD(c *unix.SocketControlMessage) (int, error) {
-	rights := *c
-	rights.Header.Type = unix.SCM_RIGHTS
-	fds, err := unix.ParseUnixRights(&rights)
-	if err != nil || len(fds) != 1 {
-		return -1, unix.EINVAL
-	}
-	return fds[0], nil
-}
-
 // open makes a notice of a letter, unless that is to be dropped: then its descriptors are closed and it is counted.
 func (m *mailbox) open(l letter, b band) (notice, bool) {
 	if l.from.PIDFD >= 0 {
@@ -361,21 +239,4 @@ func (m *mailbox) detach() (fd int, last []notice, err error) {
 		return -1, last, fmt.Errorf("keep notification socket %q: %w", m.path, err)
 	}
 	return fd, last, nil
-}
-
-// fileID tells one file from another that has its name later.
-type fileID struct{ dev, ino uint64 }
-
-func identify(path string) (fileID, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return fileID{}, err
-	}
-	return fileID{uint64(st.Dev), st.Ino}, nil
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
 }

@@ -1,18 +1,14 @@
 package helper
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -171,95 +167,6 @@ func TestMailboxWithoutDirectory(t *testing.T) {
 	}
 }
 
-func TestMailboxKnowsItsSenders(t *testing.T) {
-	otherGroup := func(c *exec.Cmd) { c.SysProcAttr.Setpgid = true }
-	otherUser := func(c *exec.Cmd) {
-		c.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
-	}
-	main, group := myself(), band{unix.Getpgrp(), accessGroup}
-	for _, tt := range []struct {
-		what   string
-		band   band
-		change func(*exec.Cmd)
-		end    string // "", "zombie", "reaped": what became of the sender before it was heard
-		root   bool
-		want   error
-	}{
-		{what: "main: another process", band: main, want: errSenderGroup},
-		{what: "group: another process of it", band: group},
-		{what: "group: not of it", band: group, change: otherGroup, want: errSenderGroup},
-		{what: "group: has ended", band: group, end: "zombie"},
-		{what: "group: nobody knows it any more", band: group, end: "reaped", want: errSenderGone},
-		{what: "group: of another user", band: group, change: otherUser, root: true, want: errSenderUID},
-		{what: "main: the leader as another user", band: band{}, change: otherUser, root: true, want: errSenderUID},
-		{what: "main: the leader", band: band{}},
-	} {
-		for _, pidfd := range []int{1, 0} {
-			t.Run(fmt.Sprintf("%s pidfd=%d", tt.what, pidfd), func(t *testing.T) {
-				if tt.root && os.Getuid() != 0 {
-					t.Skip("only root can become another user")
-				}
-				m, err := openMailbox("", 7)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer m.Close()
-				raw, err := m.file.SyscallConn()
-				if err != nil {
-					t.Fatal(err)
-				}
-				// Kernels before 6.5 do without; so can this.
-				raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSPIDFD, pidfd) })
-
-				cmd := player("notify", "NOTIFY_SOCKET="+m.Path(), "TEXT=READY=1")
-				if tt.change != nil {
-					tt.change(cmd)
-				}
-				stdin, err := cmd.StdinPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				stdout, err := cmd.StdoutPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
-				}
-				reap := func() { stdin.Close(); cmd.Wait() }
-				io.Copy(io.Discard, stdout) // until it has spoken
-				switch tt.end {
-				case "reaped":
-					reap()
-				case "zombie":
-					stdin.Close()
-					unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-					defer reap()
-				default:
-					defer reap()
-				}
-				b := tt.band
-				if b == (band{}) {
-					b.Leader = cmd.Process.Pid
-				}
-				if err := m.listen(b); err != nil {
-					t.Fatal(err)
-				}
-				if tt.want == nil {
-					if n := next(t, m); n.PID != cmd.Process.Pid || !n.says("READY", "1") {
-						t.Errorf("%+v", n)
-					}
-					return
-				}
-				eventually(t, "the message is dropped", func() bool { return m.Counts() == mailCounts{Strangers: 1} })
-				if want := fmt.Sprintf("process %d %v", cmd.Process.Pid, tt.want); !strings.Contains(m.Dropped(), want) {
-					t.Errorf("dropped: %s; want %s", m.Dropped(), want)
-				}
-			})
-		}
-	}
-}
-
 func TestMailboxDropsWhatIsNoNotice(t *testing.T) {
 	m := newMailbox(t, "", myself())
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.Path(), Net: "unixgram"})
@@ -334,74 +241,6 @@ func TestMailboxShortOfDescriptors(t *testing.T) {
 	}
 	tell(t, m, "READY=1")
 	next(t, m)
-}
-
-// Whoever floods waits, and so does nothing else.
-func TestMailboxFlood(t *testing.T) {
-	m := newMailbox(t, "", myself())
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.Path(), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	text := bytes.Repeat([]byte("x"), 1000)
-	sent := 0
-	flood := func() {
-		for {
-			conn.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
-			if _, err := conn.Write(append(fmt.Appendf(nil, "STATUS=%d\nX=", sent), text...)); err != nil {
-				return // it has to wait
-			}
-			sent++
-		}
-	}
-	flood()
-	if sent == 0 || sent > 2000 {
-		t.Fatalf("%d messages wait somewhere", sent)
-	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for i := range 1500 {
-		if i >= sent {
-			flood()
-		}
-		n := next(t, m)
-		if v, _ := n.first("STATUS"); v != strconv.Itoa(i) {
-			t.Fatalf("message %d is %s", i, v)
-		}
-	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if after.HeapAlloc > before.HeapAlloc+1<<20 {
-		t.Errorf("heap grew from %d to %d", before.HeapAlloc, after.HeapAlloc)
-	}
-}
-
-// After the burst, it goes at a pace.
-func TestMailboxPace(t *testing.T) {
-	m := newMailbox(t, "", myself())
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.Path(), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		for {
-			if _, err := conn.Write([]byte("WATCHDOG=1")); err != nil {
-				return
-			}
-		}
-	}()
-	defer func() { conn.Close(); <-over }()
-	const extra = 200
-	began := time.Now()
-	for range mailBurst + extra {
-		next(t, m)
-	}
-	if took := time.Since(began); took < (extra-1)*mailPause {
-		t.Errorf("%d messages in %v", mailBurst+extra, took)
-	}
 }
 
 func TestMailboxCloseWhileFull(t *testing.T) {

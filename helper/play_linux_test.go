@@ -18,6 +18,7 @@ const envPlay = "ZDT_TEST_PLAY"
 func TestPlay(t *testing.T) {
 	programs := map[string]func() error{
 		"notify": playNotify,
+		"serve":  playServe,
 	}
 	if program := programs[os.Getenv(envPlay)]; program != nil {
 		if err := program(); err != nil {

@@ -25,10 +25,13 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/zdt-dev/zdt/helper"
 )
 
 // Main runs zdt with args (without the program's name) and returns its exit code.
 func Main(args []string) int {
+	helper.Shim(args) // does not come back in the process that zdt run starts a program with
 	f := newFactory(SystemStreams())
 	ctx, stop := signalContext(context.Background())
 	defer stop()
@@ -145,6 +148,7 @@ sockets to the new one, watches over it, and rolls back when that fails.`,
 		newHandoffCmd(f),
 		newProveCmd(f),
 		newStopCmd(f),
+		newRunCmd(f),
 		newVersionCmd(f),
 		newCompletionCmd(f),
 	)

@@ -88,7 +88,7 @@ func (m *machine) failed(reason journal.Reason, detail string, exit *control.Exi
 	e := m.event(journal.Abort, append(fields, more...)...)
 	e.PeerPID = a.candidate.pid
 	e.Message = fmt.Sprintf("%s: handoff to %s undone (%s): %s", m.h.opt.Service, control.Process(e.PeerPID), reason, detail)
-	m.h.events.write(e)
+	m.h.events.Write(e)
 }
 
 // expired: the deadline of the present stage has come.

@@ -17,6 +17,7 @@ import (
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/gate"
 	"github.com/zdt-dev/zdt/internal/sdnotify"
+	"github.com/zdt-dev/zdt/journal"
 )
 
 // Handoff is one generation of a service: the sockets it holds, the signals it
@@ -32,7 +33,7 @@ type Handoff struct {
 	gate        *gate.Gate // of the listeners
 	tracker     *tracker
 	notifier    sdnotify.Notifier
-	events      *eventLog
+	events      *journal.Log
 	predecessor *predecessor // nil for the first generation
 	control     *control.Server
 	takeover    *takeoverServer
@@ -91,14 +92,14 @@ func Open(o Options) (*Handoff, error) {
 	h := &Handoff{
 		opt: o, started: time.Now(), generation: 1, origin: fromSystemd,
 		gate: gate.New(gate.Paused), tracker: newTracker(),
-		notifier: sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}, events: newEventLog(o),
+		notifier: sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}, events: journal.NewLog(o.Service, journal.NewWriter(journal.DefaultSocket), o.Logger),
 		unserved: make(map[any]struct{}), servers: make(map[*http.Server]struct{}),
 		httpServers: make(map[string][]*arrivals), onConn: make(map[string]func(net.Conn, json.RawMessage)),
 		calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	if err := probeServer(); err != nil {
-		h.events.logger.Warn("HTTP connections will be closed politely in place of moved: please report this with the version of Go", "error", err)
+		h.events.Logger().Warn("HTTP connections will be closed politely in place of moved: please report this with the version of Go", "error", err)
 	} else {
 		h.tracker.movesHTTP = true
 	}
@@ -164,7 +165,7 @@ func (h *Handoff) abandon(why error) {
 	if h.predecessor != nil {
 		h.predecessor.goodbye(why)
 	}
-	h.events.close()
+	h.events.Close()
 	h.cancel(nil)
 }
 
@@ -289,7 +290,7 @@ func (h *Handoff) served(s any) {
 	h.mu.Unlock()
 	if all && h.serving.Load() && !h.opt.ManualReady {
 		if err := h.Ready(); err != nil {
-			h.events.logger.Error("say READY", "error", err)
+			h.events.Logger().Error("say READY", "error", err)
 		}
 	}
 }

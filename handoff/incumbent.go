@@ -66,7 +66,7 @@ func (m *machine) turnDown(why string) {
 	m.refusal = why
 	e := m.event(journal.Abort, journal.Str(journal.FieldReason, string(journal.ReasonRefused)))
 	e.Message = fmt.Sprintf("%s: handoff refused: %s", m.h.opt.Service, why)
-	m.h.events.write(e)
+	m.h.events.Write(e)
 }
 
 // begin waits for the candidate's READY.
@@ -82,7 +82,7 @@ func (m *machine) begin(a *attempt) {
 	if a.candidate.newcomer() {
 		e.Message = fmt.Sprintf("%s: generation %d (pid %d) was asked for its service by %s (%s)", m.h.opt.Service, m.h.generation, e.PID, a.arm.Exe, control.Process(e.PeerPID))
 	}
-	m.h.events.write(e)
+	m.h.events.Write(e)
 }
 
 func (m *machine) fork(arm control.Arm) (*attempt, error) {
@@ -136,7 +136,7 @@ func (m *machine) couldNotStart(arm control.Arm, err error) {
 	e := m.event(journal.Abort, journal.Str(journal.FieldReason, string(reason)), journal.Str(journal.FieldExe, arm.Exe))
 	e.TxID = arm.TxID
 	e.Message = fmt.Sprintf("%s: candidate could not be started: %v", m.h.opt.Service, err)
-	m.h.events.write(e)
+	m.h.events.Write(e)
 }
 
 // fromCandidate handles a message; !ok means the candidate closed its end.
@@ -208,7 +208,7 @@ func (m *machine) held() {
 	if a.candidate.newcomer() {
 		e.Message = fmt.Sprintf("%s: candidate %s (%s) is ready with %d listeners", m.h.opt.Service, a.arm.Exe, control.Process(a.candidate.pid), len(names))
 	}
-	m.h.events.write(e)
+	m.h.events.Write(e)
 	hold := m.h.opt.HoldTimeout
 	if a.arm.HoldFor > 0 {
 		hold = a.arm.HoldFor

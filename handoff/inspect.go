@@ -47,13 +47,13 @@ func (h *Handoff) verify(fd int, load cargo) {
 	// the capability could not undo what is left by a receiver that dies.
 	after, err := sockview.Look(fd, before.Repair)
 	if err != nil {
-		h.events.logger.Warn("look at a connection after its move", "error", err)
+		h.events.Logger().Warn("look at a connection after its move", "error", err)
 		h.countMoves(func(m *control.Moves) { m.Unverified++ })
 	} else {
 		h.compare(*before, after)
 	}
 	if err := before.Restore(fd); err != nil {
-		h.events.logger.Error("restore a connection after the look at it", "error", err)
+		h.events.Logger().Error("restore a connection after the look at it", "error", err)
 	}
 }
 
@@ -64,7 +64,7 @@ func (h *Handoff) compare(before, after sockview.View) {
 		return
 	}
 	text := fmt.Sprintf("%s: %s", before.Remote, strings.Join(differences, "; "))
-	h.events.logger.Error("a connection has changed while it moved", "difference", text)
+	h.events.Logger().Error("a connection has changed while it moved", "difference", text)
 	h.countMoves(func(m *control.Moves) { m.Differing++; m.LastDifference = text })
 }
 

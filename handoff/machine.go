@@ -246,7 +246,7 @@ func (m *machine) beginDrain(grace time.Duration, mover *mover) {
 	if m.attempt != nil {
 		e.PeerPID = m.attempt.candidate.pid
 	}
-	m.h.events.write(e)
+	m.h.events.Write(e)
 }
 
 // progressInterval is how often a drain's progress is told.
@@ -322,7 +322,7 @@ func (m *machine) end() {
 			a.candidate.link.send(message{Type: msgBye, Connections: &c})
 		}
 	}
-	h.events.write(e)
+	h.events.Write(e)
 	m.publish()
 	h.gate.Close()
 	takeover, control := m.leaves()
@@ -335,7 +335,7 @@ func (m *machine) end() {
 		m.predecessor.release()
 	}
 	h.sockets.close()
-	h.events.close()
+	h.events.Close()
 	h.cancel(nil)
 	// Handoff signals stay caught until the process is gone: their default
 	// action would turn a clean exit into a death by signal.

@@ -16,7 +16,7 @@ func (m *machine) moverTo(l *link, hello message, takes []take) *mover {
 	if !hello.canMove() {
 		return nil
 	}
-	mover := newMover(m.h.tracker, m.h.events.logger, takes, l.sendBatch)
+	mover := newMover(m.h.tracker, m.h.events.Logger(), takes, l.sendBatch)
 	mover.verify = m.h.opt.VerifyMoves
 	return mover
 }

@@ -176,7 +176,7 @@ func TestLossesOfDeadSuccessorAreCounted(t *testing.T) {
 		clients := a.idlers(count)
 		a.h.tracker.resetEnded()
 		from, to := pair(t)
-		m := newMover(a.h.tracker, a.h.events.logger, b.h.takes(), from.sendBatch)
+		m := newMover(a.h.tracker, a.h.events.Logger(), b.h.takes(), from.sendBatch)
 		m.look()
 		go m.run()
 		for got := 0; got < count; {
@@ -285,7 +285,7 @@ func TestQuitCountsWhatWasOnItsWay(t *testing.T) {
 	a, b := newNode(t, "a"), newNode(t, "b")
 	a.idlers(count)
 	from, to := pair(t)
-	m := newMover(a.h.tracker, a.h.events.logger, b.h.takes(), from.sendBatch)
+	m := newMover(a.h.tracker, a.h.events.Logger(), b.h.takes(), from.sendBatch)
 	var d *drainer
 	a.h.do(func(machine *machine) {
 		machine.beginDrain(patience, m)

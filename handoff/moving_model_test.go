@@ -132,7 +132,7 @@ type passage struct {
 func pass(t *testing.T, from, to *node, adjust func(*link, message)) *passage {
 	a, b := pair(t)
 	p := &passage{from: a, to: b, crash: make(chan struct{})}
-	p.m = newMover(from.h.tracker, from.h.events.logger, to.h.takes(), p.from.sendBatch)
+	p.m = newMover(from.h.tracker, from.h.events.Logger(), to.h.takes(), p.from.sendBatch)
 	p.m.verify = true
 	p.to.taker = func(l *link, msg message) {
 		p.batch.Add(1)

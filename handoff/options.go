@@ -35,6 +35,8 @@ type Options struct {
 	// ControlSocket is the path of the control socket. Default:
 	// control.sock in $RUNTIME_DIRECTORY; without one there is no control
 	// socket and "zdt upgrade" cannot work, a bare SIGUSR2 can. "-" turns it off.
+	// ZDT_CONTROL_SOCKET in the environment overrides it: "zdt run" says "-" there, since it
+	// has that socket itself.
 	ControlSocket string
 
 	// Takeover is the path of a unix socket in a directory that old and new
@@ -162,6 +164,9 @@ func (o Options) withDefaults(getenv func(string) string) (Options, error) {
 		o.Takeover = ""
 	case o.Takeover != "" && !filepath.IsAbs(o.Takeover):
 		return o, fmt.Errorf("takeover socket %q: want an absolute path", o.Takeover)
+	}
+	if text := getenv("ZDT_CONTROL_SOCKET"); text != "" {
+		o.ControlSocket = text
 	}
 	switch {
 	case o.ControlSocket == "-":

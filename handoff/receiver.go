@@ -29,7 +29,7 @@ func (h *Handoff) receive(l *link, msg message) {
 		m.Refused += len(answer.Refused) - answer.resets
 	})
 	if err := acknowledge(l, answer); err != nil {
-		h.events.logger.Warn("acknowledge connections", "error", err)
+		h.events.Logger().Warn("acknowledge connections", "error", err)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			for _, a := range taken {
 				a.conn.Close() // this process's copy: the sender was not told
@@ -80,7 +80,7 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 	answer = message{Type: msgMoved, Batch: msg.Batch}
 	refuse := func(i int, reason string) { answer.Refused = append(answer.Refused, refusal{i, reason}) }
 	if msg.Count < 1 || msg.Count > maxBatch {
-		h.events.logger.Warn("refuse a batch of connections", "count", msg.Count)
+		h.events.Logger().Warn("refuse a batch of connections", "count", msg.Count)
 		return nil, answer
 	}
 	refuseAll := func(reason string) ([]arrival, message) {
@@ -205,7 +205,7 @@ func (h *Handoff) takes() []take {
 			size += len(text) + 1
 		}
 		if size > maxTakes {
-			h.events.logger.Warn("some connections cannot move here: the names of sockets and protocols are too long", "left out", len(all)-i)
+			h.events.Logger().Warn("some connections cannot move here: the names of sockets and protocols are too long", "left out", len(all)-i)
 			return all[:i]
 		}
 	}

@@ -205,7 +205,7 @@ func (r *sockets) listenAdded() error {
 
 func (m *machine) listenAdded() {
 	if err := m.h.sockets.listenAdded(); err != nil {
-		m.h.events.logger.Error("serve with fewer sockets than asked for", "service", m.h.opt.Service, "error", err)
+		m.h.events.Logger().Error("serve with fewer sockets than asked for", "service", m.h.opt.Service, "error", err)
 	}
 }
 
@@ -247,7 +247,7 @@ func (h *Handoff) tellLeaving(s *socket) {
 	}
 	value, known := readMigrateReq()
 	if why := lostWith(value, known); why != "" {
-		h.events.logger.Warn("a socket of a SO_REUSEPORT group closes: "+why, "service", h.opt.Service, "socket", s.name, "address", s.address)
+		h.events.Logger().Warn("a socket of a SO_REUSEPORT group closes: "+why, "service", h.opt.Service, "socket", s.name, "address", s.address)
 	}
 }
 

@@ -30,7 +30,7 @@ func (m *machine) status() control.Status {
 		Sockets: h.sockets.list(), MigrateReq: h.sockets.migrateReq(), Connections: m.counts(),
 		Armed: m.armed, Last: m.last, Predecessor: m.peer,
 		Refused: m.refused, LastRefusal: m.refusal, Attempts: m.attempts, TookOver: m.tookOver,
-		Moves: h.movesIn(), EventsLost: h.events.lost(),
+		Moves: h.movesIn(), EventsLost: h.events.Lost(),
 	}
 	if a := m.attempt; a != nil {
 		s.Handoff = &control.Handoff{

@@ -69,7 +69,7 @@ func (m *machine) serve() {
 	if m.h.predecessor.asked && m.phase == control.Idle {
 		// The predecessor has a supervisor of its own. This one has waited until now.
 		if err := m.h.notifier.Ready(m.statusText()); err != nil {
-			m.h.events.logger.Error("say READY", "error", err)
+			m.h.events.Logger().Error("say READY", "error", err)
 		}
 	}
 }
@@ -89,7 +89,7 @@ func (m *machine) predecessorGone() {
 		e.Generation, e.PID, e.PeerPID = uint64(m.h.generation-1), p.pid, os.Getpid()
 		e.Message = fmt.Sprintf("%s: generation %d (%s) ended without a word; the connections that it still had are lost (last known: %s)",
 			m.h.opt.Service, m.h.generation-1, control.Process(p.pid), c.Summary())
-		m.h.events.write(e)
+		m.h.events.Write(e)
 	}
 	m.peer = nil
 	switch m.phase {

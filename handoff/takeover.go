@@ -134,7 +134,7 @@ func (s *takeoverServer) hear(l *link) (code, why string) {
 	}
 	if err != nil {
 		err = fmt.Errorf("the process that asks is not trusted: %w", err)
-		s.h.events.logger.Warn("refuse a takeover", "service", s.h.opt.Service, "error", err)
+		s.h.events.Logger().Warn("refuse a takeover", "service", s.h.opt.Service, "error", err)
 		return control.CodeDenied, err.Error()
 	}
 	ask, err := l.receive()

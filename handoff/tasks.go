@@ -28,7 +28,7 @@ func (h *Handoff) Go(f func(ctx context.Context)) {
 	p := &h.tracker.tasks
 	ctx, waited := p.begin(h.ctx)
 	if !waited {
-		h.events.logger.Warn("a task was started after this generation was done: nobody waits for it", "service", h.opt.Service)
+		h.events.Logger().Warn("a task was started after this generation was done: nobody waits for it", "service", h.opt.Service)
 	}
 	go func() {
 		defer func() {

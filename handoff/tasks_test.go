@@ -12,12 +12,15 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/journal"
 )
 
 // logTo makes h's log readable.
 func logTo(h *Handoff) *lockedBuffer {
 	b := &lockedBuffer{}
-	h.do(func(m *machine) { h.events.logger = slog.New(slog.NewTextHandler(b, nil)) })
+	h.do(func(m *machine) {
+		h.events = journal.NewLog(h.opt.Service, journal.NewWriter(journal.DefaultSocket), slog.New(slog.NewTextHandler(b, nil)))
+	})
 	return b
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/gate"
+	"github.com/zdt-dev/zdt/journal"
 )
 
 // What depends on time alone, in a time of its own.
@@ -28,9 +29,9 @@ func bareHandoff(t *testing.T, o Options) *Handoff {
 	}
 	h := &Handoff{
 		opt: o, started: time.Now(), generation: 1, origin: fromSystemd, gate: gate.New(gate.Paused), tracker: newTracker(),
-		events: newEventLog(o), unserved: map[any]struct{}{}, servers: map[*http.Server]struct{}{}, httpServers: map[string][]*arrivals{}, onConn: map[string]func(net.Conn, json.RawMessage){}, calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
+		unserved: map[any]struct{}{}, servers: map[*http.Server]struct{}{}, httpServers: map[string][]*arrivals{}, onConn: map[string]func(net.Conn, json.RawMessage){}, calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
 	}
-	h.events.writer = nil
+	h.events = journal.NewLog(h.opt.Service, nil, quiet())
 	h.control = noControl(t)
 	h.takeover = &takeoverServer{h: h, raw: -1, gate: gate.New(gate.Open)}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())

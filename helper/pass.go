@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/zdt-dev/zdt/internal/listenfds"
 )
 
 // Socket is a socket that the program inherits. The helper owns FD and keeps it
@@ -52,9 +54,6 @@ type Passing struct {
 	generation int // SERVER_STARTER_GENERATION
 }
 
-// listenFDsStart is SD_LISTEN_FDS_START of sd_listen_fds(3).
-const listenFDsStart = 3
-
 // envGroup marks the processes of one group, see group.Kill.
 const envGroup = "ZDT_GROUP"
 
@@ -88,7 +87,7 @@ func (p Passing) arrange(sockets []Socket, argv, env []string) (program, error) 
 	all := make([]given, 0, len(sockets))
 	stdin := false
 	for _, s := range sockets {
-		if !validName(s.Name) {
+		if !listenfds.ValidName(s.Name) {
 			return program{}, fmt.Errorf("pass socket %q: a name has 1 to 255 printable ASCII characters and no colon", s.Name)
 		}
 		if p.Stdin != "" && s.Name == p.Stdin {
@@ -100,7 +99,7 @@ func (p Passing) arrange(sockets []Socket, argv, env []string) (program, error) 
 			all = append(all, given{s, 0})
 			continue
 		}
-		all = append(all, given{s, listenFDsStart + len(prog.FDs)})
+		all = append(all, given{s, listenfds.Start + len(prog.FDs)})
 		prog.FDs = append(prog.FDs, s.FD)
 	}
 	if p.Stdin != "" && !stdin {
@@ -145,7 +144,7 @@ func (p Passing) variables(all []given) ([]string, error) {
 	var nginx strings.Builder
 	for _, g := range all {
 		number := strconv.Itoa(g.number)
-		if g.number >= listenFDsStart {
+		if g.number >= listenfds.Start {
 			names = append(names, g.Name)
 		}
 		if strings.HasPrefix(g.Network, "tcp") || strings.HasPrefix(g.Network, "udp") || g.Network == "unix" {
@@ -278,9 +277,4 @@ func noSuchName(all []given, name string) error {
 	}
 	slices.Sort(names)
 	return fmt.Errorf("no socket is named %q, there is: %s", name, strings.Join(slices.Compact(names), ", "))
-}
-
-// validName is the rule of FileDescriptorName= in systemd.socket(5).
-func validName(name string) bool {
-	return name != "" && len(name) <= 255 && !strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r >= 0x7f || r == ':' })
 }

@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/internal/listenfds"
 )
 
 // shimWord is the first argument that makes a zdt the shim. It is no command: it
@@ -37,7 +39,7 @@ func Shim(args []string) bool {
 		return false
 	}
 	runtime.LockOSThread() // the signal mask is a thread's
-	failed := becomeProgram(listenFDsStart + n)
+	failed := becomeProgram(listenfds.Start + n)
 	if _, err := unix.Write(reportFD(n), failed.encode()); err != nil {
 		fmt.Fprintf(os.Stderr, "zdt: %s is for zdt run alone\n", shimWord)
 	}
@@ -47,7 +49,7 @@ func Shim(args []string) bool {
 
 // reportFD is where the shim of a program with n sockets reports: behind the
 // orders, which are behind the sockets.
-func reportFD(n int) int { return listenFDsStart + n + 1 }
+func reportFD(n int) int { return listenfds.Start + n + 1 }
 
 // shimFailure is what the shim could not do. On the wire: the step, four bytes of
 // errno, the path.

@@ -1,0 +1,251 @@
+//go:build linux
+
+package helper
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/zdt-dev/zdt/internal/journalstream"
+)
+
+// generation is one process group and everything that is its own. The keeper's
+// goroutine owns it; its goroutines send news and end with close.
+type generation struct {
+	number  int
+	app     App
+	exe     string // the release's file, or the program
+	program program
+	group   *group
+	mailbox *mailbox
+
+	started, readyAt, endsAt time.Time
+	timer                    *time.Timer
+	deadline                 time.Time
+	stopping                 bool      // it was told to end
+	died                     bool      // its first process ended without being told
+	paused                   bool      // it was told to stop accepting
+	words                    string    // STATUS= of the program
+	later                    []message // for systemd, once it serves
+	dropped                  int       // of later
+	cut                      int       // connections that were open when it was killed
+
+	said   chan struct{} // closed when it has said READY=1
+	ready  bool          // said is closed
+	late   bool          // its time to be ready is over
+	giveUp func()        // ends the wait for it to be ready
+	ports  []int         // of the sockets
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	shut   bool
+}
+
+// news is what happened to a generation.
+type news struct {
+	from        *generation
+	notice      *notice // its descriptors are the keeper's
+	ready       bool
+	unfit       error
+	leaderEnded bool
+	ended       bool
+}
+
+// spawn starts a generation. exe is a release's file, "" for what the command says.
+func (k *keeper) spawn(number int, app App, exe string) (*generation, error) {
+	app.Command = withRelease(app.Command, exe)
+	g := &generation{number: number, app: app, exe: exe, said: make(chan struct{}), ports: ports(k.sockets)}
+	var err error
+	if g.mailbox, err = openMailbox(k.opt.NotifyDir, number); err != nil {
+		return nil, fmt.Errorf("open a notification socket for the program: %w", err)
+	}
+	if err := k.launch(g); err != nil {
+		g.mailbox.Close()
+		return nil, err
+	}
+	if g.exe == "" {
+		g.exe = g.program.Path
+	}
+	if err := g.mailbox.listen(g.band()); err != nil {
+		g.group.Kill()
+		g.mailbox.Close()
+		return nil, err
+	}
+	k.follow(g)
+	return g, nil
+}
+
+// launch executes the program of g.
+func (k *keeper) launch(g *generation) error {
+	passing := g.app.Passing
+	passing.generation = g.number
+	p, err := passing.arrange(k.sockets, g.app.Command, k.environ(g))
+	if err != nil {
+		return fmt.Errorf("arrange the program's sockets: %w", err)
+	}
+	p.Dir, p.IgnoreSIGPIPE = g.app.Dir, k.ignoreSIGPIPE
+	out, release := journalstream.StandardFDs(k.opt.Service)
+	defer release()
+	p.Stdio[1], p.Stdio[2] = out[1], out[2]
+	g.program, g.started = p, time.Now()
+	if g.group, err = k.reaper.start(p); err != nil {
+		return err
+	}
+	return nil
+}
+
+// follow begins to watch g.
+func (k *keeper) follow(g *generation) {
+	ctx, cancel := context.WithCancel(context.Background())
+	g.cancel = cancel
+	tell := func(n news) bool {
+		n.from = g
+		select {
+		case k.news <- n:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	g.wg.Go(func() {
+		for n := range g.mailbox.Messages() {
+			if !tell(news{notice: &n}) {
+				closeAll(n.FDs)
+			}
+		}
+	})
+	g.wg.Go(func() {
+		select {
+		case <-g.group.LeaderDone():
+		case <-ctx.Done():
+			return
+		}
+		if !tell(news{leaderEnded: true}) {
+			return
+		}
+		select {
+		case <-g.group.Done():
+			tell(news{ended: true})
+		case <-ctx.Done():
+		}
+	})
+	waiting, giveUp := context.WithCancel(ctx)
+	g.giveUp = giveUp
+	w := witness{
+		Band: g.band(), Generation: g.number, Ready: g.said, Ended: g.group.LeaderDone(),
+		Dropped: g.mailbox.Dropped, Run: k.reaper.run, Env: g.program.Env, Alone: k.serving == nil || k.serving.isGone(),
+	}
+	g.wg.Go(func() {
+		if err := g.app.Readiness.wait(waiting, w); err != nil {
+			tell(news{unfit: err})
+			return
+		}
+		tell(news{ready: true})
+	})
+}
+
+// band is the group as the kernel tells it from other processes.
+func (g *generation) band() band {
+	b := band{Leader: g.group.Leader()}
+	if g.app.Group {
+		b.Access = accessGroup
+	}
+	return b
+}
+
+// connections are those of clients that the group has open.
+func (g *generation) connections() int { return g.band().connections(g.ports) }
+
+// end tells the group to end, with SIGKILL for what is left after grace.
+func (g *generation) end(sig syscall.Signal, grace time.Duration) {
+	if g.isGone() {
+		return
+	}
+	if !g.stopping {
+		g.endsAt = time.Now()
+	}
+	switch {
+	case g.isOver():
+		g.group.SignalAll(sig)
+		grace = min(grace, killGrace)
+	case !g.stopping:
+		g.group.Signal(sig)
+	}
+	g.stopping = true
+	if g.timer == nil || time.Until(g.deadline) > grace {
+		g.setDeadline(grace)
+	}
+}
+
+// isOver reports whether its first process has ended.
+func (g *generation) isOver() bool {
+	_, over := g.group.LeaderExit()
+	return over
+}
+
+// isGone reports whether nothing of the group is left.
+func (g *generation) isGone() bool {
+	select {
+	case <-g.group.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+func (g *generation) setDeadline(d time.Duration) {
+	g.clearDeadline()
+	g.timer, g.deadline = time.NewTimer(d), time.Now().Add(d)
+}
+
+func (g *generation) clearDeadline() {
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	g.timer, g.deadline = nil, time.Time{}
+}
+
+// extend puts the deadline off: it is not to come earlier than in d from now.
+func (g *generation) extend(d time.Duration) {
+	if until := time.Now().Add(d); until.After(g.deadline) {
+		g.setDeadline(d)
+	}
+}
+
+// expiry is nil, which nothing is ever received from, without a deadline.
+func (g *generation) expiry() <-chan time.Time {
+	if g == nil || g.timer == nil {
+		return nil
+	}
+	return g.timer.C
+}
+
+// exit is how the group's first process ended.
+func (g *generation) exit() Exit {
+	e, _ := g.group.LeaderExit()
+	return e
+}
+
+// leader is the pid of the group's first process.
+func (g *generation) leader() int { return g.group.Leader() }
+
+// name is the program's name for people.
+func (g *generation) name() string { return filepath.Base(g.exe) }
+
+// close ends what watches the group.
+func (g *generation) close() {
+	if g.shut {
+		return
+	}
+	g.shut = true
+	g.clearDeadline()
+	if g.cancel != nil {
+		g.cancel()
+	}
+	g.mailbox.Close()
+	g.wg.Wait()
+}

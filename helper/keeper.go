@@ -1,0 +1,341 @@
+//go:build linux
+
+package helper
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/journal"
+)
+
+// keeper is the state of a helper. The goroutine in run owns it; all others send
+// it functions (do) or news.
+//
+//	starting ─READY─▶ idle ─SIGUSR2─▶ forked ─READY─▶ held ─commit─▶ idle, and the old group drains
+//	                   ▲                │ crash, timeout │ abort
+//	                   └───aborting◀────┴────────────────┘
+//
+// A process group is a generation. The one that serves is serving, the one that
+// shall serve is next, and the one that served is old until it has ended.
+type keeper struct {
+	opt      Options
+	app      App // of the last committed generation
+	started  time.Time
+	reaper   *reaper
+	sockets  []Socket
+	bound    int    // how many of sockets, the last ones, were bound here
+	watchdog string // WATCHDOG_USEC; empty: systemd watches no heartbeat
+	// systemd starts its services with SIGPIPE ignored, and the program shall be as it was there.
+	ignoreSIGPIPE bool
+	server        *control.Server
+	courier       *courier // to systemd
+	events        *journal.Log
+
+	phase   control.Phase
+	number  int // of the generation that serves
+	serving *generation
+	next    *generation
+	old     *generation
+
+	armed    *control.Arm
+	armTimer *time.Timer
+	attempt  *attempt
+	last     *control.Outcome
+	attempts uint64
+	refused  uint64
+	refusal  string
+	tookOver bool
+
+	stopped  bool // the service stops
+	finished bool
+	end      Exit // how this process shall end
+
+	signals  []chan os.Signal
+	news     chan news
+	calls    chan func()
+	deaf     chan struct{} // closed when nobody takes calls and news any more
+	watchers control.Watchers
+	said     string
+}
+
+// armTimeout is how long an arming waits for its signal.
+const armTimeout = 10 * time.Second
+
+// killGrace is how long what is left of a group, or a group that was never
+// READY, has between the signal that asks and SIGKILL.
+const killGrace = 2 * time.Second
+
+// Run starts the program and keeps it until it or the service ends. The caller
+// then ends the process as the Exit says. It takes all children of this
+// process, and its signals.
+func Run(o Options) (Exit, error) {
+	k, err := open(o)
+	if err != nil {
+		return Exit{}, err
+	}
+	defer k.close()
+	if err := k.begin(); err != nil {
+		return Exit{}, err
+	}
+	k.run()
+	return k.end, nil
+}
+
+// handled are the signals the helper itself obeys; forwarded go to the program.
+func handled() [][]os.Signal {
+	return [][]os.Signal{
+		{syscall.SIGUSR2}, {syscall.SIGUSR1}, {syscall.SIGTERM, syscall.SIGINT}, {syscall.SIGQUIT},
+		{syscall.SIGWINCH, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT},
+	}
+}
+
+// watch begins to receive signals. Each kind has a channel of its own, so that
+// a storm of one is not what another is lost in.
+func (k *keeper) watch() {
+	for _, kind := range handled() {
+		c := make(chan os.Signal, len(kind))
+		signal.Notify(c, kind...)
+		k.signals = append(k.signals, c)
+	}
+	// A reader of this process's output that is gone must not be its end.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+}
+
+// begin starts the first generation.
+func (k *keeper) begin() error {
+	k.number, k.phase = 1, control.Starting
+	g, err := k.spawn(k.number, k.app, "")
+	if err != nil {
+		return err
+	}
+	k.serving = g
+	g.setDeadline(g.app.ReadyTimeout)
+	k.server.Own() // a status tells that it starts
+	return nil
+}
+
+func (k *keeper) run() {
+	for !k.finished {
+		k.publish()
+		select {
+		case f := <-k.calls:
+			f()
+		case n := <-k.news:
+			k.hear(n)
+		case <-k.signals[0]:
+			k.start()
+		case <-k.signals[1]:
+			if k.undecided() {
+				k.undo(journal.ReasonSignal, "SIGUSR1")
+			}
+		case <-k.signals[2]:
+			k.stop()
+		case <-k.signals[3]:
+			k.quit()
+		case s := <-k.signals[4]:
+			k.serving.group.Signal(s.(syscall.Signal))
+		case <-k.serving.expiry():
+			k.expired(k.serving)
+		case <-k.next.expiry():
+			k.expired(k.next)
+		case <-k.old.expiry():
+			k.expired(k.old)
+		case <-k.armExpiry():
+			k.disarm()
+		}
+	}
+	close(k.deaf)
+}
+
+// do runs f on the deciding goroutine and waits for it; false: that has ended.
+func (k *keeper) do(f func()) bool {
+	ran := make(chan struct{})
+	select {
+	case k.calls <- func() { defer close(ran); f() }:
+		<-ran
+		return true
+	case <-k.deaf:
+		return false
+	}
+}
+
+// hear takes in what a generation does.
+func (k *keeper) hear(n news) {
+	g := n.from
+	switch {
+	case n.notice != nil:
+		k.noticed(g, *n.notice)
+	case n.ready:
+		k.isReady(g)
+	case n.unfit != nil:
+		k.isUnfit(g, n.unfit)
+	case n.leaderEnded:
+		k.leaderEnded(g)
+	case n.ended:
+		k.ended(g)
+	}
+}
+
+// isReady: the group can serve.
+func (k *keeper) isReady(g *generation) {
+	if !g.readyAt.IsZero() || g.stopping {
+		return
+	}
+	g.readyAt = time.Now()
+	g.clearDeadline()
+	switch {
+	case g == k.next:
+		k.held()
+	case g == k.serving && k.phase == control.Starting:
+		k.phase = control.Idle
+		k.courier.say("READY=1", "STATUS="+k.statusText())
+		k.sayLater(g)
+	}
+}
+
+// isUnfit: the group will never be READY.
+func (k *keeper) isUnfit(g *generation, why error) {
+	reason := journal.ReasonHealth
+	if g.late {
+		reason = journal.ReasonReadyTimeout
+		why = fmt.Errorf("the candidate was not ready in time: %w", why)
+	}
+	switch {
+	case !g.readyAt.IsZero() || g.stopping || g.isOver():
+	case g == k.next:
+		k.undo(reason, why.Error())
+	case g == k.serving:
+		k.events.Logger().Error("wait for the program to be ready", "error", why)
+		k.fail(g)
+	}
+}
+
+// fail ends a first generation that does not come up, and the service with it.
+func (k *keeper) fail(g *generation) {
+	k.phase, k.stopped = control.Stopping, true
+	k.end = Exit{cldExited, 1}
+	g.end(g.app.Stop, killGrace)
+}
+
+// leaderEnded: the first process of a group has ended. What it left behind
+// goes with it.
+func (k *keeper) leaderEnded(g *generation) {
+	if !g.stopping {
+		g.died = true
+	}
+	g.end(syscall.SIGTERM, killGrace)
+	switch {
+	case g == k.next && k.undecided():
+		k.lost(g)
+	case g == k.serving && k.old != nil && !k.stopped && !k.old.isGone():
+		k.fallBack(g)
+	case g == k.serving && !k.stopped:
+		// The service is what its program is: it ends, and systemd does with the
+		// program's own status what the unit says.
+		k.end = g.exit()
+		if k.undecided() {
+			k.undo(journal.ReasonStopping, "the program that serves has ended")
+		}
+		k.stopped, k.phase = true, control.Stopping
+	case g == k.serving && k.end == (Exit{}):
+		k.end = g.exit()
+	}
+}
+
+// ended: nothing of a group is left.
+func (k *keeper) ended(g *generation) {
+	g.clearDeadline()
+	k.tellExit(g)
+	g.close()
+	switch g {
+	case k.next:
+		k.next = nil
+		if k.phase == control.Aborting {
+			k.settle(g)
+		}
+	case k.old:
+		k.old = nil
+		k.attempt = nil
+		k.tellSystemd()
+	case k.serving:
+		k.madeRoom()
+	}
+	k.checkFinished()
+}
+
+// stop begins the graceful end of the service.
+func (k *keeper) stop() {
+	if k.stopped {
+		return
+	}
+	if k.undecided() {
+		k.undo(journal.ReasonStopping, "the service stops")
+	}
+	k.stopped, k.phase = true, control.Stopping
+	k.tellSystemd()
+	if !k.serving.stopping {
+		k.tellDrain(k.serving)
+		k.serving.end(k.serving.app.Stop, k.serving.app.DrainTimeout)
+	}
+	k.checkFinished()
+}
+
+// quit ends everything at once.
+func (k *keeper) quit() {
+	k.stop()
+	for _, g := range k.groups() {
+		g.group.Kill()
+	}
+}
+
+// groups are the generations that have processes.
+func (k *keeper) groups() []*generation {
+	return slices.DeleteFunc([]*generation{k.serving, k.next, k.old}, func(g *generation) bool { return g == nil || g.isGone() })
+}
+
+func (k *keeper) checkFinished() {
+	k.finished = k.finished || k.stopped && len(k.groups()) == 0
+}
+
+// expired: the deadline of a generation has come.
+func (k *keeper) expired(g *generation) {
+	g.clearDeadline()
+	switch {
+	case g.stopping:
+		g.cut = g.connections()
+		g.group.Kill()
+	case g == k.next && k.phase == control.Held:
+		k.undo(journal.ReasonHoldTimeout, "nobody committed the candidate in time")
+	default: // who waits for it knows what the matter is, and tells
+		g.late = true
+		g.giveUp()
+	}
+}
+
+func (k *keeper) armExpiry() <-chan time.Time {
+	if k.armTimer == nil {
+		return nil
+	}
+	return k.armTimer.C
+}
+
+// close says the last words and releases everything.
+func (k *keeper) close() {
+	k.phase = control.Exited
+	k.publish()
+	for _, g := range []*generation{k.serving, k.next, k.old} {
+		if g != nil {
+			g.close()
+		}
+	}
+	k.release()
+	for _, c := range k.signals {
+		signal.Stop(c)
+	}
+}

@@ -1,0 +1,136 @@
+//go:build linux
+
+package helper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/listenfds"
+	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/internal/sdnotify"
+	"github.com/zdt-dev/zdt/journal"
+)
+
+// open gets a helper everything it has for its whole life. Nothing of it is left
+// open when it fails.
+func open(o Options) (*keeper, error) {
+	k := &keeper{
+		opt: o, app: o.App.Defaults(), courier: startCourier(sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}), watchdog: watchdogOf(os.Getenv, os.Getpid()),
+		ignoreSIGPIPE: os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid()),
+		events:        journal.NewLog(o.Service, journal.NewWriter(journal.DefaultSocket), o.Logger), watchers: control.Watchers{},
+		news: make(chan news), calls: make(chan func()), deaf: make(chan struct{}),
+	}
+	var err error
+	defer func() {
+		if err != nil {
+			k.release()
+		}
+	}()
+	if err = k.inherit(os.Getenv, os.Getpid()); err != nil {
+		return nil, fmt.Errorf("take over inherited sockets: %w", err)
+	}
+	for _, l := range o.Listen {
+		if err = k.bind(l); err != nil {
+			return nil, fmt.Errorf("listen on %s %s: %w", l.Network, l.Address, err)
+		}
+	}
+	if k.server, err = control.Listen(o.ControlSocket, control.Runtime{Answer: k.answer, Watch: k.subscribe}); err != nil {
+		return nil, err
+	}
+	if k.reaper, err = startReaper(); err != nil {
+		return nil, err
+	}
+	k.watch()
+	return k, nil
+}
+
+// inherit takes the sockets over that systemd has passed.
+func (k *keeper) inherit(getenv func(string) string, pid int) error {
+	if !listenfds.MeantFor(getenv, pid) {
+		return nil
+	}
+	names, err := listenfds.Names(getenv)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, name := range names { // all of them, so that none stays open unclaimed
+		fd := listenfds.Start + i
+		netfd.Claim(fd)
+		s := Socket{Name: name, FD: fd}
+		if s.Network, s.Address, err = netfd.Info(fd); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+		k.sockets = append(k.sockets, s)
+	}
+	return errors.Join(errs...)
+}
+
+// bind binds a socket unless one of its name was inherited. One that has the
+// address by another name is not bound a second time: its clients would wait in two queues.
+func (k *keeper) bind(l Listen) error {
+	for _, s := range k.sockets {
+		switch same := netfd.SameKind(s.Network, l.Network); {
+		case s.Name == l.Name && !same:
+			return fmt.Errorf("the inherited socket %q is %s", s.Name, s.Network)
+		case s.Name == l.Name:
+			return nil
+		case same && netfd.SameAddress(s.Address, l.Address):
+			return fmt.Errorf("it was inherited already, by the name of %q", s.Name)
+		}
+	}
+	fd, err := netfd.Bind(context.Background(), l.Network, l.Address, false)
+	if err != nil {
+		return err
+	}
+	s := Socket{Name: l.Name, FD: fd}
+	if s.Network, s.Address, err = netfd.Info(fd); err != nil {
+		netfd.Close(fd)
+		return err
+	}
+	k.sockets = append(k.sockets, s)
+	k.bound++
+	return nil
+}
+
+// environ is what a generation's environment has besides the unit's.
+func (k *keeper) environ(g *generation) []string {
+	env := append(listenfds.Strip(g.app.Environ, "NOTIFY_SOCKET", "WATCHDOG_USEC", "ZDT_TAKEOVER"),
+		"NOTIFY_SOCKET="+g.mailbox.Path(),
+		"ZDT_GENERATION="+strconv.Itoa(g.number),
+		// For a program that hands over by itself when nobody does it for it.
+		"ZDT_CONTROL_SOCKET=-")
+	if usec := k.watchdog; usec != "" {
+		env = append(env, "WATCHDOG_USEC="+usec, "WATCHDOG_PID="+ownPID)
+	}
+	return env
+}
+
+// release closes what open has opened.
+func (k *keeper) release() {
+	if k.server != nil {
+		k.server.Close(true)
+	}
+	if k.reaper != nil {
+		k.reaper.stop()
+	}
+	for _, s := range k.sockets {
+		netfd.Close(s.FD)
+	}
+	k.courier.Close()
+	k.events.Close()
+}
+
+// watchdogOf is WATCHDOG_USEC if it is meant for this process.
+func watchdogOf(getenv func(string) string, pid int) string {
+	if p := getenv("WATCHDOG_PID"); p != "" && p != strconv.Itoa(pid) {
+		return ""
+	}
+	return strings.TrimSpace(getenv("WATCHDOG_USEC"))
+}

@@ -1,0 +1,105 @@
+package helper
+
+import (
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff"
+)
+
+// Options are what a helper is started with. They stay for its life; what a
+// handoff may change is in App.
+type Options struct {
+	// Service is the name in events and statuses.
+	Service string
+	// ControlSocket is the path of the control socket; "" for none.
+	ControlSocket string
+	// NotifyDir is where the notification sockets of the generations are, a
+	// directory of the service's user; "" for abstract ones.
+	NotifyDir string
+	// Listen are bound unless sockets of their names were inherited.
+	Listen []Listen
+	// HoldTimeout bounds the time a READY group waits for commit or abort when
+	// whoever armed the handoff set no bound of its own.
+	HoldTimeout time.Duration
+
+	App App
+	// Parse reads the unit's current ExecStart= and environment, which come with an
+	// arming, as the command line was read at the start.
+	Parse func(command, environ []string) (App, error)
+
+	// Logger gets what happens in words for people. Default: none under
+	// journald, which gets the events themselves; text on stderr elsewhere.
+	Logger *slog.Logger
+}
+
+// Listen is a socket to bind.
+type Listen struct {
+	Name    string // FileDescriptorName=
+	Network string // tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixgram, unixpacket
+	Address string
+}
+
+// App is how the program is started and ended: what a handoff takes from the unit
+// anew.
+type App struct {
+	Command []string // program and arguments; {fd:NAME} is the number of a socket
+	Environ []string // NAME=value
+	Dir     string   // working directory; "" for the helper's
+
+	Passing   Passing
+	Readiness Readiness
+	// Group: notices (sd_notify(3)) count of all processes of the group, not of the first
+	// one alone.
+	Group bool
+	// Overlap: the next group starts beside the one that serves. Without it the old
+	// one is stopped first, and clients wait in the sockets' queues meanwhile.
+	Overlap bool
+
+	Stop   syscall.Signal // asks the program to finish its requests and end
+	Pause  syscall.Signal // asks it to stop accepting, when another group is READY; 0: it cannot
+	Resume syscall.Signal // undoes Pause; 0: it cannot
+
+	ReadyTimeout time.Duration // from the start to READY
+	DrainTimeout time.Duration // from Stop to SIGKILL
+}
+
+// Defaults returns a with what it does not say. Command is not among it.
+func (a App) Defaults() App {
+	if a.Stop == 0 {
+		a.Stop = syscall.SIGTERM
+	}
+	if a.ReadyTimeout == 0 {
+		a.ReadyTimeout = handoff.DefaultReadyTimeout
+	}
+	if a.DrainTimeout == 0 {
+		a.DrainTimeout = handoff.DefaultDrainTimeout
+	}
+	return a
+}
+
+// withRelease returns command with the program of another release. A release is a
+// file exe at …/NAME/releases/ID/BASENAME; the unit's command leads to it by
+// way of …/NAME/current/. Every word below current changes, so that an interpreter can
+// have the release as an argument. Where no word does, exe is the program itself.
+func withRelease(command []string, exe string) []string {
+	out := append([]string(nil), command...)
+	if exe == "" {
+		return out
+	}
+	release := filepath.Dir(exe)
+	current := filepath.Join(filepath.Dir(filepath.Dir(release)), "current") + "/"
+	found := false
+	for i, word := range out {
+		if rest, ok := strings.CutPrefix(word, current); ok {
+			out[i], found = filepath.Join(release, rest), true
+		}
+	}
+	if !found {
+		out[0] = exe
+	}
+	return out
+}

@@ -86,6 +86,11 @@ func zdtMain() error {
 		}
 		return die("after signal")
 	}
+	reload := host.Reload
+	host.Reload = func(ctx context.Context) error {
+		die("before reload")
+		return reload(ctx)
+	}
 	e := engineFor(dir, faultyStore{store, die}, host, binary, nil)
 	rep := e.Run(context.Background())
 	fmt.Println(asJSON(rep))

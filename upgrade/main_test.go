@@ -25,6 +25,10 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(envRole) {
 	case "service":
 		err = serviceMain()
+	case "helper":
+		err = helperMain()
+	case "program":
+		err = programMain()
 	case "zdt":
 		err = zdtMain()
 	default:
@@ -93,6 +97,17 @@ func serviceMain() error {
 	if err != nil {
 		return err
 	}
+	if role == "crash-after-ready" {
+		if err := h.Ready(); err != nil {
+			return err
+		}
+		return fmt.Errorf("the first request was one too many")
+	}
+	return h.Serve(&http.Server{Handler: handler(version)}, ln)
+}
+
+// handler answers for a version of the service.
+func handler(version string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, version) })
 	mux.HandleFunc("GET /block", func(w http.ResponseWriter, r *http.Request) {
@@ -100,13 +115,7 @@ func serviceMain() error {
 		w.(http.Flusher).Flush()
 		<-r.Context().Done() // until the client goes away
 	})
-	if role == "crash-after-ready" {
-		if err := h.Ready(); err != nil {
-			return err
-		}
-		return fmt.Errorf("the first request was one too many")
-	}
-	return h.Serve(&http.Server{Handler: mux}, ln)
+	return mux
 }
 
 // until waits for cond. Tests wait for what they need, never for time.

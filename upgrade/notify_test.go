@@ -100,7 +100,9 @@ func (s *systemd) serveBus() {
 			s.wg.Add(1)
 			go func() {
 				defer s.wg.Done()
-				c.Read(make([]byte, 1)) // its end
+				if n, _ := c.Read(make([]byte, 1)); n > 0 { // not its end: it asks for a reload
+					s.reload(context.Background()) // which goes on without it
+				}
 				cancel()
 			}()
 			units, err := s.watch(ctx)

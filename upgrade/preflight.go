@@ -111,13 +111,17 @@ func (r *run) findRunning() error {
 
 // runs finds the release that a process executes, "" for another file, whose
 // name is returned. The kernel decides where it names a release. Of a script it names the
-// interpreter: then what the helper says it has started counts.
+// interpreter: then what the helper says it has started counts. That may be the
+// link to the current release, by which the unit starts it.
 func (r *run) runs(pid int, said string) (id, exe string, err error) {
 	if exe, err = r.Host.Exe(pid); err != nil {
 		return "", "", err
 	}
 	if id = releaseOf(r.Store, exe); id == "" && said != "" {
-		if id = releaseOf(r.Store, said); id == "" {
+		switch id = releaseOf(r.Store, said); {
+		case id == "" && filepath.Dir(said) == filepath.Join(r.Store.Dir(), "current"):
+			id = r.current.ID
+		case id == "":
 			exe = said
 		}
 	}

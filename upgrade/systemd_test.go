@@ -28,6 +28,7 @@ type systemd struct {
 	t      *testing.T
 	dir    string
 	exec   string // ExecStart=, through current
+	helper string // a file that runs exec as "zdt run" would; "": exec is its own runtime
 	env    []string
 	notify *net.UnixConn
 	bus    net.Listener // for a zdt in another process
@@ -148,14 +149,18 @@ func (s *systemd) launch() {
 		return
 	}
 	defer log.Close()
-	env := append([]string{envRole + "=service", envUnit + "=" + s.dir, "NOTIFY_SOCKET=" + filepath.Join(s.dir, "notify"),
+	argv, role := []string{s.exec}, "service"
+	if s.helper != "" {
+		argv, role = []string{s.helper, "run", "--", s.exec}, "helper"
+	}
+	env := append([]string{envRole + "=" + role, envUnit + "=" + s.dir, "NOTIFY_SOCKET=" + filepath.Join(s.dir, "notify"),
 		"RUNTIME_DIRECTORY=" + s.dir, "ZDT_SERVICE=web", "PATH=/usr/bin:/bin", "GORACE=" + os.Getenv("GORACE")}, s.env...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
-	pid, err := syscall.ForkExec(s.exec, []string{s.exec}, &syscall.ProcAttr{Env: env, Files: []uintptr{0, log.Fd(), log.Fd()}})
+	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Env: env, Files: []uintptr{0, log.Fd(), log.Fd()}})
 	if err != nil {
 		s.setLocked(func(u *Unit) { u.ActiveState, u.Result, u.MainPID = "failed", "exec-condition", 0 })
 		return

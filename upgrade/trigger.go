@@ -36,7 +36,7 @@ func (r *run) trigger() (string, error) {
 	if err == nil {
 		return text, nil
 	}
-	s, disarmErr := r.ask(ctx, func(c *control.Client, ctx context.Context) (control.Status, error) {
+	s, disarmErr := r.ask(context.WithoutCancel(r.ctx), func(c *control.Client, ctx context.Context) (control.Status, error) {
 		return c.Disarm(ctx, r.report.TxID)
 	})
 	if disarmErr == nil && !mine(s, r.report.TxID) && !undone(s, r.report.TxID) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -104,6 +105,9 @@ func newWorld(t *testing.T, env ...string) *world {
 		t.Fatal(err)
 	}
 	w.systemd = newSystemd(t, dir, store.CurrentPath(), append([]string{"ZDT_IDLE_GRACE=50ms", "ZDT_READY_TIMEOUT=10s"}, env...)...)
+	if slices.Contains(env, helped) {
+		w.systemd.underHelper()
+	}
 	w.systemd.start()
 	w.host = w.newHost()
 	return w
@@ -125,7 +129,7 @@ func (w *world) newHost() Host {
 	h := processHost(w.dir, s.mainPID)
 	h.Unit = func(context.Context) (Unit, error) { u, _, err := s.state(); return u, err }
 	h.WatchUnit = s.watch
-	h.Reclaim = s.reclaim
+	h.Reclaim, h.Reload = s.reclaim, s.reload
 	return h
 }
 
@@ -187,6 +191,19 @@ func busHost(dir string) Host {
 	}
 	h := processHost(dir, func() int { u, _ := unit(context.Background()); return u.MainPID })
 	h.Unit, h.WatchUnit = unit, watch
+	h.Reload = func(ctx context.Context) error {
+		c, err := dialBus(ctx, dir)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		defer context.AfterFunc(ctx, func() { c.Close() })()
+		if _, err := c.Write([]byte("r")); err != nil {
+			return err
+		}
+		io.Copy(io.Discard, c) // to the end of the reload
+		return nil
+	}
 	return h
 }
 

@@ -219,11 +219,14 @@ func TestHelperDies(t *testing.T) {
 					e.Options.Bake = 10 * time.Second
 				}
 				rep := e.Run(t.Context())
-				reason := reasonIncumbentDied
-				if phase == Drain && rep.Reason == "crashed" { // systemd has killed the program, too
+				reason, where := reasonIncumbentDied, phase
+				switch {
+				case phase == Drain && rep.Reason == "crashed": // systemd has killed the program, too
 					reason = "crashed"
+				case phase == Listen && rep.Phase == Bake: // READY was there first
+					where = Bake
 				}
-				w.want(rep, outcome, phase, reason)
+				w.want(rep, outcome, where, reason)
 				if !restart {
 					wantText(t, "cause", rep.Cause, "web.service is failed (exit-code)")
 					w.systemd.start()

@@ -21,7 +21,7 @@ func TestImports(t *testing.T) {
 	handoff := []string{
 		module + "handoff", module + "journal", "golang.org/x/sys/",
 		module + "internal/gate", module + "internal/journalstream", module + "internal/listenfds",
-		module + "internal/netfd", module + "internal/sdnotify",
+		module + "internal/memfile", module + "internal/netfd", module + "internal/sdnotify",
 	}
 	for _, tt := range []struct {
 		pkg     string

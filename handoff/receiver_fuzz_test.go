@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/internal/memfile"
 )
 
 func FuzzDecodeManifest(f *testing.F) {
@@ -141,7 +143,7 @@ func FuzzReceive(f *testing.F) {
 		for i, kind := range kinds[:min(len(kinds), maxBatch+1)] {
 			switch {
 			case i == 0 && kind%4 < 3:
-				fds = append(fds, fdOf(manifestFile(records)))
+				fds = append(fds, fdOf(memfile.Write("zdt-manifest", records)))
 			case kind%8 < 3:
 				typ := []int{unix.SOCK_STREAM, unix.SOCK_STREAM, unix.SOCK_SEQPACKET}[kind%8]
 				p, err := unix.Socketpair(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -176,7 +178,7 @@ func FuzzReceive(f *testing.F) {
 		m, err := decodeMessage(packet, 0)
 		answered := err == nil && m.Type == msgMove
 		// One that is right tells that everything before it was dealt with.
-		last := fdOf(manifestFile(manifestOf(1)))
+		last := fdOf(memfile.Write("zdt-manifest", manifestOf(1)))
 		p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		fdOf(p[0], err)
 		if err := b.from.sendFiles(message{Type: msgMove, Batch: 1 << 40, Count: 1}, last, fdOf(p[1], err)); err != nil {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/internal/memfile"
 )
 
 // What a receiver does with batches that lie, and with descriptors that are
@@ -134,7 +136,7 @@ func openFDs() int {
 // memory returns a descriptor of data, which is the caller's.
 func memory(t *testing.T, data []byte) int {
 	t.Helper()
-	fd, err := manifestFile(data)
+	fd, err := memfile.Write("zdt-manifest", data)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/zdt-dev/zdt/internal/memfile"
 	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
@@ -152,7 +153,7 @@ func TestResetOnItsWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := manifestFile(manifest)
+	file, err := memfile.Write("zdt-manifest", manifest)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/internal/memfile"
 )
 
 // rightsSpace is room for the descriptors of one packet. Linux passes
@@ -62,7 +64,8 @@ func (l *link) sendBatch(batch uint64, load []*parked) error {
 	if len(data) > maxManifest {
 		return &unfitError{fmt.Errorf("the record has %d bytes, %d are possible", len(data), maxManifest)}
 	}
-	if fds[0], err = manifestFile(data); err != nil {
+	// In a file, because sessions may be larger than a packet can be.
+	if fds[0], err = memfile.Write("zdt-manifest", data); err != nil {
 		return err
 	}
 	defer unix.Close(fds[0])
@@ -79,29 +82,6 @@ func borrowFD(c net.Conn) (int, error) {
 	fd := -1
 	err = raw.Control(func(n uintptr) { fd = int(n) })
 	return fd, err
-}
-
-// manifestFile holds data in memory. A file, because sessions may be larger
-// than a packet can be.
-func manifestFile(data []byte) (int, error) {
-	// Linux 6.3 to 6.5 can be told to refuse any other (vm.memfd_noexec=2), and all since
-	// 6.3 complain in the log. Those before do not know the flag.
-	fd, err := unix.MemfdCreate("zdt-manifest", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
-	if errors.Is(err, unix.EINVAL) {
-		fd, err = unix.MemfdCreate("zdt-manifest", unix.MFD_CLOEXEC)
-	}
-	if err != nil {
-		return -1, fmt.Errorf("memfd_create: %w", err)
-	}
-	for off := 0; off < len(data); {
-		n, err := unix.Pwrite(fd, data[off:], int64(off))
-		if err != nil {
-			unix.Close(fd)
-			return -1, fmt.Errorf("write manifest: %w", err)
-		}
-		off += n
-	}
-	return fd, nil
 }
 
 // readManifest reads a batch's records from fd, which stays the caller's.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/internal/memfile"
 )
 
 // execTimeout bounds how long the program's file may take to be executed, as on a
@@ -30,7 +32,7 @@ func (r *reaper) start(p program) (*group, error) {
 	}
 	g := &group{r: r, marker: envGroup + "=" + rand.Text(), leaderDone: make(chan struct{}), done: make(chan struct{})}
 	p.Env = append(slices.Clone(p.Env), g.marker)
-	orders, err := writeOrders(p)
+	orders, err := memfile.Write("zdt-orders", encodeOrders(p))
 	if err != nil {
 		return nil, fmt.Errorf("write the orders of %s: %w", p.Path, err)
 	}
@@ -95,30 +97,6 @@ func (r *reaper) fork(g *group, files []uintptr, sockets int) error {
 	g.leader = pid
 	r.leaders[pid] = g
 	return nil
-}
-
-// mfdNoexecSeal is asked for because hosts with vm.memfd_noexec=2 refuse any other.
-// Linux before 6.3 does not know it.
-const mfdNoexecSeal = 0x8
-
-// writeOrders returns a file in memory that holds the orders. The caller closes it.
-func writeOrders(p program) (int, error) {
-	fd, err := unix.MemfdCreate("zdt-orders", unix.MFD_CLOEXEC|mfdNoexecSeal)
-	if err == unix.EINVAL {
-		fd, err = unix.MemfdCreate("zdt-orders", unix.MFD_CLOEXEC)
-	}
-	if err != nil {
-		return -1, err
-	}
-	for b := encodeOrders(p); len(b) > 0; {
-		n, err := unix.Write(fd, b)
-		if err != nil && err != unix.EINTR {
-			unix.Close(fd)
-			return -1, err
-		}
-		b = b[max(n, 0):]
-	}
-	return fd, nil
 }
 
 // readReport waits until the exec has succeeded, when the last holder of the pipe closes

@@ -1,0 +1,143 @@
+//go:build linux
+
+package helper
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/memfile"
+)
+
+// stateFormat is the version of state. A helper refuses to become one that does not
+// know it, before anything has changed.
+const stateFormat = 1
+
+// state is what a helper leaves to the one that is executed in its place. Descriptors keep
+// their numbers. Only a helper at rest leaves one: one group serves, and no other is there.
+type state struct {
+	Format  int              `json:"format"`
+	Number  int              `json:"number"`
+	App     App              `json:"app"`
+	Sockets []Socket         `json:"sockets"`
+	Bound   int              `json:"bound"`
+	Control int              `json:"control"` // -1: no control socket
+	Serving servingState     `json:"serving"`
+	Signals []syscall.Signal `json:"signals,omitempty"` // received and not yet acted on
+
+	Last          *control.Outcome `json:"last,omitempty"`
+	Attempts      uint64           `json:"attempts,omitempty"`
+	Refused       uint64           `json:"refused,omitempty"`
+	Refusal       string           `json:"refusal,omitempty"`
+	TookOver      bool             `json:"took_over,omitempty"`
+	Renewals      int              `json:"renewals"`
+	Watchdog      string           `json:"watchdog,omitempty"`
+	IgnoreSIGPIPE bool             `json:"ignore_sigpipe,omitempty"`
+}
+
+// servingState is the generation that serves.
+type servingState struct {
+	App      App       `json:"app"`
+	Exe      string    `json:"exe"`
+	Leader   int       `json:"leader"`
+	PIDFD    int       `json:"pidfd"`
+	Marker   string    `json:"marker"`
+	Mailbox  int       `json:"mailbox"`
+	MailPath string    `json:"mail_path"`
+	Started  time.Time `json:"started"`
+	Ready    time.Time `json:"ready"`
+	Words    string    `json:"words,omitempty"`
+}
+
+// check finds what a helper could not go on with.
+func (s state) check() error {
+	switch {
+	case s.Format != stateFormat:
+		return fmt.Errorf("the state has format %d, this zdt knows %d", s.Format, stateFormat)
+	case s.Number < 1 || s.Serving.Leader <= 1 || s.Serving.Exe == "" || len(s.Serving.App.Command) == 0:
+		return errors.New("the state names no program that serves")
+	case slices.ContainsFunc(s.descriptors(), func(fd int) bool { return fd < 0 }):
+		return errors.New("the state lacks a descriptor")
+	case s.Bound < 0 || s.Bound > len(s.Sockets):
+		return errors.New("the state has more sockets bound than there are")
+	}
+	return nil
+}
+
+// descriptors are those that go on to the next helper.
+func (s state) descriptors() []int {
+	fds := []int{s.Serving.PIDFD, s.Serving.Mailbox}
+	if s.Control != -1 {
+		fds = append(fds, s.Control)
+	}
+	for _, sock := range s.Sockets {
+		fds = append(fds, sock.FD)
+	}
+	return fds
+}
+
+// write puts the state into a file in memory. The caller closes it.
+func (s state) write() (int, error) {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return -1, err
+	}
+	return memfile.Write("zdt-state", data)
+}
+
+// stateLimit bounds what is read of a state, in bytes. An environment of the largest kind fits.
+const stateLimit = 16 << 20
+
+// readState reads a state from fd, which it closes.
+func readState(fd int) (state, error) {
+	var s state
+	f := os.NewFile(uintptr(fd), "state")
+	if f == nil {
+		return s, fmt.Errorf("read the state: %w", os.ErrInvalid)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, stateLimit))
+	if err != nil {
+		return s, fmt.Errorf("read the state: %w", err)
+	}
+	return s, s.decode(data)
+}
+
+func (s *state) decode(data []byte) error {
+	if err := json.Unmarshal(data, s); err != nil {
+		return fmt.Errorf("read the state: %w", err)
+	}
+	return s.check()
+}
+
+// MarshalText is the value as it was given.
+func (r Readiness) MarshalText() ([]byte, error) { return []byte(r.text), nil }
+
+// UnmarshalText reads what ParseReadiness does.
+func (r *Readiness) UnmarshalText(text []byte) (err error) {
+	*r, err = ParseReadiness(string(text))
+	return err
+}
+
+// keepOnExec says whether descriptors stay open when this process executes another program.
+func keepOnExec(fds []int, keep bool) error {
+	flags := unix.FD_CLOEXEC
+	if keep {
+		flags = 0
+	}
+	for _, fd := range fds {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, flags); err != nil {
+			return fmt.Errorf("descriptor %d: %w", fd, err)
+		}
+	}
+	return nil
+}

@@ -31,6 +31,7 @@ import (
 
 // Main runs zdt with args (without the program's name) and returns its exit code.
 func Main(args []string) int {
+	helper.CheckState(args)
 	helper.Shim(args) // does not come back in the process that zdt run starts a program with
 	f := newFactory(SystemStreams())
 	ctx, stop := signalContext(context.Background())

@@ -85,6 +85,9 @@ or by the same signal.`,
 		if len(args) == 0 {
 			return usage(cmd.CommandPath()+" --help shows how", "run: COMMAND is missing")
 		}
+		if err := helper.BlockSignals(); err != nil {
+			return err
+		}
 		options, err := o.options(args, os.Environ())
 		if err != nil {
 			return err
@@ -101,7 +104,7 @@ or by the same signal.`,
 // options makes of the flags what a helper is started with.
 func (o *runOptions) options(command, environ []string) (helper.Options, error) {
 	getenv := lookup(environ)
-	out := helper.Options{Service: o.service, ControlSocket: o.control}
+	out := helper.Options{Service: o.service, ControlSocket: o.control, Version: linkedVersion}
 	if out.Service == "" {
 		out.Service = getenv("ZDT_SERVICE")
 	}

@@ -40,6 +40,7 @@ type generation struct {
 	giveUp func()        // ends the wait for it to be ready
 	ports  []int         // of the sockets
 
+	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	shut   bool
@@ -76,6 +77,7 @@ func (k *keeper) spawn(number int, app App, exe string) (*generation, error) {
 		return nil, err
 	}
 	k.follow(g)
+	k.listenTo(g)
 	return g, nil
 }
 
@@ -100,24 +102,10 @@ func (k *keeper) launch(g *generation) error {
 
 // follow begins to watch g.
 func (k *keeper) follow(g *generation) {
-	ctx, cancel := context.WithCancel(context.Background())
-	g.cancel = cancel
-	tell := func(n news) bool {
-		n.from = g
-		select {
-		case k.news <- n:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
-	g.wg.Go(func() {
-		for n := range g.mailbox.Messages() {
-			if !tell(news{notice: &n}) {
-				closeAll(n.FDs)
-			}
-		}
-	})
+	var ctx context.Context
+	ctx, g.cancel = context.WithCancel(context.Background())
+	g.ctx = ctx
+	tell := func(n news) bool { return k.tell(g, n) }
 	g.wg.Go(func() {
 		select {
 		case <-g.group.LeaderDone():
@@ -133,6 +121,9 @@ func (k *keeper) follow(g *generation) {
 		case <-ctx.Done():
 		}
 	})
+	if !g.readyAt.IsZero() { // an earlier helper has seen it
+		return
+	}
 	waiting, giveUp := context.WithCancel(ctx)
 	g.giveUp = giveUp
 	w := witness{
@@ -145,6 +136,29 @@ func (k *keeper) follow(g *generation) {
 			return
 		}
 		tell(news{ready: true})
+	})
+}
+
+// tell gives news of g to the keeper; false: nobody wants them any more.
+func (k *keeper) tell(g *generation, n news) bool {
+	n.from = g
+	select {
+	case k.news <- n:
+		return true
+	case <-g.ctx.Done():
+		return false
+	}
+}
+
+// listenTo begins to take what comes to the notification socket of g.
+func (k *keeper) listenTo(g *generation) {
+	messages := g.mailbox.Messages()
+	g.wg.Go(func() {
+		for n := range messages {
+			if !k.tell(g, news{notice: &n}) {
+				closeAll(n.FDs)
+			}
+		}
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/sdnotify"
 	"github.com/zdt-dev/zdt/journal"
 )
 
@@ -36,6 +37,8 @@ type keeper struct {
 	server        *control.Server
 	courier       *courier // to systemd
 	events        *journal.Log
+	notifier      sdnotify.Notifier // what courier speaks through
+	exe           string            // the file this process was executed from
 
 	phase   control.Phase
 	number  int // of the generation that serves
@@ -51,6 +54,11 @@ type keeper struct {
 	refused  uint64
 	refusal  string
 	tookOver bool
+
+	wanted       bool     // to become a newer helper, once at rest
+	renewal      *renewal // under way
+	renewals     int      // how often this process has become another helper
+	renewalError string   // why the last try came to nothing
 
 	stopped  bool // the service stops
 	finished bool
@@ -75,13 +83,24 @@ const killGrace = 2 * time.Second
 // then ends the process as the Exit says. It takes all children of this
 // process, and its signals.
 func Run(o Options) (Exit, error) {
-	k, err := open(o)
+	fd, err := stateFD()
 	if err != nil {
 		return Exit{}, err
 	}
-	defer k.close()
-	if err := k.begin(); err != nil {
-		return Exit{}, err
+	var k *keeper
+	if fd >= 0 {
+		if k, err = resume(o, fd); err != nil {
+			return Exit{}, fmt.Errorf("go on as the helper: %w", err)
+		}
+		defer k.close()
+	} else {
+		if k, err = open(o); err != nil {
+			return Exit{}, err
+		}
+		defer k.close()
+		if err := k.begin(); err != nil {
+			return Exit{}, err
+		}
 	}
 	k.run()
 	return k.end, nil
@@ -90,7 +109,7 @@ func Run(o Options) (Exit, error) {
 // handled are the signals the helper itself obeys; forwarded go to the program.
 func handled() [][]os.Signal {
 	return [][]os.Signal{
-		{syscall.SIGUSR2}, {syscall.SIGUSR1}, {syscall.SIGTERM, syscall.SIGINT}, {syscall.SIGQUIT},
+		{syscall.SIGUSR2}, {syscall.SIGUSR1}, {syscall.SIGTERM, syscall.SIGINT}, {syscall.SIGQUIT}, {syscall.SIGHUP},
 		{syscall.SIGWINCH, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT},
 	}
 }
@@ -98,6 +117,7 @@ func handled() [][]os.Signal {
 // watch begins to receive signals. Each kind has a channel of its own, so that
 // a storm of one is not what another is lost in.
 func (k *keeper) watch() {
+	k.signals = nil
 	for _, kind := range handled() {
 		c := make(chan os.Signal, len(kind))
 		signal.Notify(c, kind...)
@@ -128,18 +148,20 @@ func (k *keeper) run() {
 			f()
 		case n := <-k.news:
 			k.hear(n)
-		case <-k.signals[0]:
-			k.start()
-		case <-k.signals[1]:
-			if k.undecided() {
-				k.undo(journal.ReasonSignal, "SIGUSR1")
-			}
-		case <-k.signals[2]:
-			k.stop()
-		case <-k.signals[3]:
-			k.quit()
+		case s := <-k.signals[0]:
+			k.signal(s)
+		case s := <-k.signals[1]:
+			k.signal(s)
+		case s := <-k.signals[2]:
+			k.signal(s)
+		case s := <-k.signals[3]:
+			k.signal(s)
 		case s := <-k.signals[4]:
-			k.serving.group.Signal(s.(syscall.Signal))
+			k.signal(s)
+		case s := <-k.signals[5]:
+			k.signal(s)
+		case err := <-k.renewalDone():
+			k.renewalChecked(err)
 		case <-k.serving.expiry():
 			k.expired(k.serving)
 		case <-k.next.expiry():
@@ -149,8 +171,28 @@ func (k *keeper) run() {
 		case <-k.armExpiry():
 			k.disarm()
 		}
+		k.renewAtRest()
 	}
 	close(k.deaf)
+}
+
+func (k *keeper) signal(s os.Signal) {
+	switch s {
+	case syscall.SIGUSR2:
+		k.start()
+	case syscall.SIGUSR1:
+		if k.undecided() {
+			k.undo(journal.ReasonSignal, "SIGUSR1")
+		}
+	case syscall.SIGQUIT:
+		k.quit()
+	case syscall.SIGHUP:
+		k.renew()
+	case syscall.SIGTERM, syscall.SIGINT:
+		k.stop()
+	default:
+		k.serving.group.Signal(s.(syscall.Signal))
+	}
 }
 
 // do runs f on the deciding goroutine and waits for it; false: that has ended.

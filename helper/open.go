@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/listenfds"
@@ -20,12 +21,9 @@ import (
 // open gets a helper everything it has for its whole life. Nothing of it is left
 // open when it fails.
 func open(o Options) (*keeper, error) {
-	k := &keeper{
-		opt: o, app: o.App.Defaults(), courier: startCourier(sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}), watchdog: watchdogOf(os.Getenv, os.Getpid()),
-		ignoreSIGPIPE: os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid()),
-		events:        journal.NewLog(o.Service, journal.NewWriter(journal.DefaultSocket), o.Logger), watchers: control.Watchers{},
-		news: make(chan news), calls: make(chan func()), deaf: make(chan struct{}),
-	}
+	k := newKeeper(o)
+	k.watchdog = watchdogOf(os.Getenv, os.Getpid())
+	k.ignoreSIGPIPE = os.Getenv("SYSTEMD_EXEC_PID") == strconv.Itoa(os.Getpid())
 	var err error
 	defer func() {
 		if err != nil {
@@ -48,6 +46,16 @@ func open(o Options) (*keeper, error) {
 	}
 	k.watch()
 	return k, nil
+}
+
+func newKeeper(o Options) *keeper {
+	exe, _ := os.Executable() // for people
+	n := sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}
+	return &keeper{
+		opt: o, app: o.App.Defaults(), exe: exe, notifier: n, courier: startCourier(n), started: time.Now(),
+		events: journal.NewLog(o.Service, journal.NewWriter(journal.DefaultSocket), o.Logger), watchers: control.Watchers{},
+		news: make(chan news), calls: make(chan func()), deaf: make(chan struct{}),
+	}
 }
 
 // inherit takes the sockets over that systemd has passed.

@@ -31,6 +31,9 @@ type Options struct {
 	// arming, as the command line was read at the start.
 	Parse func(command, environ []string) (App, error)
 
+	// Version is this zdt's, for statuses.
+	Version string
+
 	// Logger gets what happens in words for people. Default: none under
 	// journald, which gets the events themselves; text on stderr elsewhere.
 	Logger *slog.Logger

@@ -50,7 +50,8 @@ const pidfdProcessGroup = 1 << 2
 var errStopped = errors.New("the reaper has stopped")
 
 // startReaper makes this process the subreaper of its descendants and reaps from now on.
-func startReaper() (*reaper, error) {
+// inherited are groups that an earlier helper in this process has started.
+func startReaper(inherited ...*group) (*reaper, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become the reaper of orphans: %w", err)
 	}
@@ -62,6 +63,10 @@ func startReaper() (*reaper, error) {
 			return unix.PidfdSendSignal(pidfd, sig, nil, pidfdProcessGroup)
 		},
 		leaders: map[int]*group{},
+	}
+	for _, g := range inherited {
+		g.r = r
+		r.leaders[g.leader] = g
 	}
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, unix.SIGCHLD)
@@ -84,6 +89,7 @@ func (r *reaper) loop(died <-chan os.Signal) {
 	look := time.NewTicker(lingerInterval)
 	defer look.Stop()
 	again := make(chan struct{}, 1)
+	again <- struct{}{} // what an earlier helper in this process was told of
 	for {
 		select {
 		case <-r.quit:

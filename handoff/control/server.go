@@ -263,6 +263,27 @@ func (s *Server) Close(remove bool) {
 	s.wg.Wait()
 }
 
+// Leave ends the server and keeps its socket, whose descriptor FD stays open: for Adopt, by
+// this process or by another program that is executed in it. Clients that connect
+// meanwhile wait. Requests that were read are answered, watchers are hung up on.
+func (s *Server) Leave() {
+	s.gate.Close()
+	s.mu.Lock()
+	s.closed = true
+	for conn, watcher := range s.conns {
+		if watcher {
+			conn.Close()
+			continue
+		}
+		conn.SetReadDeadline(time.Unix(1, 0)) // no more requests; an answer still goes out
+	}
+	s.mu.Unlock()
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	s.wg.Wait()
+}
+
 // Watchers are the channels of the clients that watch a runtime. They have no
 // lock: the goroutine that decides owns them.
 type Watchers map[chan Status]struct{}

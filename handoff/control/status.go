@@ -41,6 +41,8 @@ type Status struct {
 	Runtime string `json:"runtime,omitempty"`
 	// App is the first process of the program that serves; set by a helper only.
 	App int `json:"app,omitempty"`
+	// Helper is the helper itself; set by a helper only.
+	Helper *Helper `json:"helper,omitempty"`
 
 	StartedAt   time.Time `json:"started_at"`
 	Sockets     []Socket  `json:"sockets,omitempty"`
@@ -75,6 +77,16 @@ type Status struct {
 	Moves *Moves `json:"moves,omitempty"`
 	// EventsLost counts journal events that could not be written.
 	EventsLost uint64 `json:"events_lost,omitempty"`
+}
+
+// Helper is "zdt run" itself.
+type Helper struct {
+	Version string `json:"version"`
+	Exe     string `json:"exe"` // the file it was executed from
+	// Renewals counts how often the process became another helper (SIGHUP), Error says why the
+	// last try came to nothing.
+	Renewals int    `json:"renewals"`
+	Error    string `json:"error,omitempty"`
 }
 
 // Socket is one socket a runtime holds.

@@ -1,0 +1,388 @@
+package helper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/netfd"
+)
+
+// This file is how a helper becomes a newer one: it executes the zdt that is on disk now in
+// its own place. The process stays, and with it the program, the sockets, and
+// what systemd knows. The new zdt is asked first whether it could go on with the
+// state; until the exec nothing has changed.
+
+// envState carries the number of the descriptor with the state. Only a helper that
+// executes another one sets it.
+const envState = "ZDT_STATE_FD"
+
+// checkWord is the first argument that makes a zdt say whether it understands the
+// state in descriptor 3. It is no command, as shimWord is none.
+const checkWord = "__state"
+
+// checkTimeout bounds that.
+const checkTimeout = 10 * time.Second
+
+// renewal is one try to become a newer helper.
+type renewal struct {
+	path    string
+	checked chan error // one value
+}
+
+// CheckState answers a helper that asks, when args (those behind the program's name)
+// say that this process was started for it, and does not return then.
+func CheckState(args []string) {
+	if len(args) != 1 || args[0] != checkWord {
+		return
+	}
+	if _, err := readState(listenFDs); err != nil {
+		fmt.Fprintln(os.Stderr, "zdt:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// listenFDs is where a program finds the first descriptor that it was given.
+const listenFDs = 3
+
+// atRest reports whether there is only the group that serves.
+func (k *keeper) atRest() bool {
+	return k.phase == control.Idle && k.next == nil && k.old == nil && k.armed == nil && !k.serving.stopping && !k.serving.isOver()
+}
+
+// renew begins to become a newer helper: SIGHUP. While a handoff is under way it
+// waits for its end.
+func (k *keeper) renew() {
+	k.wanted = true
+	k.renewAtRest()
+}
+
+// renewAtRest asks the zdt on disk whether it could go on.
+func (k *keeper) renewAtRest() {
+	if !k.wanted || k.renewal != nil || !k.atRest() {
+		return
+	}
+	k.wanted = false
+	r := &renewal{checked: make(chan error, 1)}
+	var err error
+	if r.path, err = zdtOnDisk(); err == nil {
+		err = k.askOnDisk(r)
+	}
+	if err != nil {
+		k.notRenewed(err)
+		return
+	}
+	k.renewal = r
+}
+
+// zdtOnDisk is the path this process was started by.
+func zdtOnDisk() (string, error) {
+	path, err := exec.LookPath(os.Args[0])
+	if err != nil {
+		return "", fmt.Errorf("find the zdt on disk: %w", err)
+	}
+	return path, nil
+}
+
+// askOnDisk starts the zdt on disk to look at the state as it is.
+func (k *keeper) askOnDisk(r *renewal) error {
+	fd, err := k.state().write()
+	if err != nil {
+		return fmt.Errorf("write the state: %w", err)
+	}
+	defer unix.Close(fd)
+	g, err := k.reaper.start(program{Path: r.path, Argv: []string{"zdt", checkWord}, Env: []string{"GOMAXPROCS=1"}, FDs: []int{fd}, Stdio: [3]int{-1, -1, 2}})
+	if err != nil {
+		return fmt.Errorf("ask the zdt on disk: %w", err)
+	}
+	go func() { // ends with the process, which has its time
+		select {
+		case <-g.Done():
+		case <-time.After(checkTimeout):
+			g.Kill()
+			<-g.LeaderDone()
+		}
+		exit, _ := g.LeaderExit()
+		if exit != (Exit{cldExited, 0}) {
+			r.checked <- fmt.Errorf("%s cannot go on with the state of this one (it ended: %s)", r.path, exit)
+			return
+		}
+		r.checked <- nil
+	}()
+	return nil
+}
+
+// checked: the zdt on disk has answered.
+func (k *keeper) renewalChecked(err error) {
+	r := k.renewal
+	k.renewal = nil
+	switch {
+	case err != nil:
+		k.notRenewed(err)
+	case !k.atRest(): // a handoff has begun meanwhile: after it, and asked again
+		k.wanted = true
+	default:
+		k.notRenewed(k.become(r.path))
+	}
+}
+
+func (k *keeper) notRenewed(err error) {
+	k.renewalError = err.Error()
+	k.events.Logger().Error("become the zdt on disk; this one goes on", "error", err)
+}
+
+// renewalDone is nil, which nothing is ever received from, when none is under way.
+func (k *keeper) renewalDone() <-chan error {
+	if k.renewal == nil {
+		return nil
+	}
+	return k.renewal.checked
+}
+
+// state is what the next helper needs, but for what become adds.
+func (k *keeper) state() state {
+	g := k.serving
+	return state{
+		Format: stateFormat, Number: k.number, App: k.app, Sockets: k.sockets, Bound: k.bound, Control: k.server.FD(),
+		Serving: servingState{
+			App: g.app, Exe: g.exe, Leader: g.leader(), PIDFD: g.group.pidfd, Marker: g.group.marker,
+			Mailbox: 0, MailPath: g.mailbox.Path(), Started: g.started, Ready: g.readyAt, Words: g.words,
+		},
+		Last: k.last, Attempts: k.attempts, Refused: k.refused, Refusal: k.refusal, TookOver: k.tookOver,
+		Renewals: k.renewals + 1, Watchdog: k.watchdog, IgnoreSIGPIPE: k.ignoreSIGPIPE,
+	}
+}
+
+// become executes path in this process. It returns only if that fails, and then
+// everything is as before.
+//
+// Signals: those of waiting are blocked in every thread but the one of Go's runtime that
+// receives them (see BlockSignals), and signal.Stop blocks them there too. So what comes
+// from now on waits in the kernel for the next helper, across execve(2). Go blocks no
+// SIGHUP, SIGINT, SIGTERM and SIGQUIT (1.26). The first two are ignored
+// meanwhile: another SIGHUP asks for what is being done. The last two end the helper if
+// they come within the few milliseconds until the next one listens, and the unit stops
+// without finishing its requests.
+func (k *keeper) become(path string) error {
+	s := k.state()
+	for _, c := range k.signals {
+		signal.Stop(c)
+		for len(c) > 0 {
+			s.Signals = append(s.Signals, (<-c).(syscall.Signal))
+		}
+	}
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
+	g := k.serving
+	k.leaveControl()
+	fd, last, err := g.mailbox.detach()
+	for _, n := range last {
+		k.noticed(g, n)
+	}
+	k.courier.Close() // what was said is said before the next helper speaks
+	s.Serving.Words = g.words
+	if err == nil {
+		s.Serving.Mailbox = fd
+		err = k.execute(path, s)
+	}
+	return errors.Join(err, k.comeBack(s, fd))
+}
+
+// execute is the point of no return, if it works.
+func (k *keeper) execute(path string, s state) error {
+	fd, err := s.write()
+	if err != nil {
+		return fmt.Errorf("write the state: %w", err)
+	}
+	defer unix.Close(fd)
+	kept := append(s.descriptors(), fd)
+	if err := keepOnExec(kept, true); err != nil {
+		return err
+	}
+	defer keepOnExec(kept, false)
+	env := append(os.Environ(), envState+"="+strconv.Itoa(fd))
+	if err := syscall.Exec(path, os.Args, env); err != nil {
+		return &os.PathError{Op: "execute", Path: path, Err: err}
+	}
+	return nil
+}
+
+// leaveControl ends the control server but for its socket. Requests that were read
+// are answered, by this goroutine.
+func (k *keeper) leaveControl() {
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		k.server.Leave()
+	}()
+	for {
+		select {
+		case f := <-k.calls:
+			f()
+		case <-left:
+			return
+		}
+	}
+}
+
+// comeBack takes up again what become had let go.
+func (k *keeper) comeBack(s state, mail int) error {
+	var errs []error
+	k.courier = startCourier(k.notifier)
+	if s.Control >= 0 {
+		server, err := control.Adopt(s.Control, k.opt.ControlSocket, control.Runtime{Answer: k.answer, Watch: k.subscribe})
+		if err == nil {
+			k.server = server
+			server.Own()
+		}
+		errs = append(errs, err)
+	}
+	if mail >= 0 {
+		errs = append(errs, k.hearAgain(k.serving, mail))
+	}
+	k.watch()
+	for _, sig := range s.Signals {
+		k.signal(sig)
+	}
+	return errors.Join(errs...)
+}
+
+// hearAgain goes on to read the notification socket fd of g.
+func (k *keeper) hearAgain(g *generation, fd int) error {
+	m, err := adoptMailbox(fd, g.mailbox.Path())
+	if err != nil {
+		return err
+	}
+	g.mailbox = m
+	if err := m.listen(g.band()); err != nil {
+		return err
+	}
+	k.listenTo(g)
+	return nil
+}
+
+// resume makes a keeper of the state that an earlier helper has left.
+func resume(o Options, fd int) (*keeper, error) {
+	s, err := readState(fd)
+	if err != nil {
+		return nil, err
+	}
+	if err := keepOnExec(s.descriptors(), false); err != nil {
+		return nil, err
+	}
+	k := newKeeper(o)
+	k.app, k.sockets, k.bound = s.App, s.Sockets, s.Bound
+	k.phase, k.number = control.Idle, s.Number
+	k.last, k.attempts, k.refused, k.refusal, k.tookOver = s.Last, s.Attempts, s.Refused, s.Refusal, s.TookOver
+	k.renewals, k.watchdog, k.ignoreSIGPIPE = s.Renewals, s.Watchdog, s.IgnoreSIGPIPE
+	if k.server, err = k.adoptControl(s.Control); err != nil {
+		return nil, err
+	}
+	v := s.Serving
+	g := &generation{
+		number: s.Number, app: v.App, exe: v.Exe, started: v.Started, readyAt: v.Ready, words: v.Words,
+		said: make(chan struct{}), ports: ports(k.sockets),
+	}
+	k.serving = g
+	if k.reaper, g.group, err = resumeReaper(v.Leader, v.PIDFD, v.Marker); err != nil {
+		return nil, err
+	}
+	k.follow(g)
+	if g.mailbox, err = adoptMailbox(v.Mailbox, v.MailPath); err == nil {
+		if err = g.mailbox.listen(g.band()); err == nil {
+			k.listenTo(g)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	k.watch()
+	for _, sig := range s.Signals {
+		k.signal(sig)
+	}
+	k.server.Own()
+	return k, nil
+}
+
+func (k *keeper) adoptControl(fd int) (*control.Server, error) {
+	runtime := control.Runtime{Answer: k.answer, Watch: k.subscribe}
+	if fd < 0 {
+		return control.Listen("", runtime)
+	}
+	return control.Adopt(fd, k.opt.ControlSocket, runtime)
+}
+
+// resumeReaper begins to reap with a group that an earlier helper has started. It
+// is in the table before the first child is reaped.
+func resumeReaper(leader, pidfd int, marker string) (*reaper, *group, error) {
+	g := &group{leader: leader, marker: marker, pidfd: pidfd, leaderDone: make(chan struct{}), done: make(chan struct{})}
+	r, err := startReaper(g)
+	return r, g, err
+}
+
+// stateFD is the descriptor with the state of an earlier helper; -1: there was none.
+func stateFD() (int, error) {
+	text, ok := os.LookupEnv(envState)
+	if !ok {
+		return -1, nil
+	}
+	os.Unsetenv(envState)
+	fd, err := strconv.Atoi(text)
+	if err != nil || fd < listenFDs {
+		return -1, fmt.Errorf("environment %s=%q: not a descriptor", envState, text)
+	}
+	netfd.Claim(fd)
+	return fd, nil
+}
+
+// waiting are the signals that wait while a helper executes another one in its place.
+func waiting() []syscall.Signal {
+	return []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT}
+}
+
+// BlockSignals executes this program once more with the signals of waiting blocked,
+// unless they are. It is for the first line of zdt run.
+//
+// Go's runtime keeps what was blocked at the start blocked in all threads but one, which
+// receives what signal.Notify asks for. No thread of Go can block a signal for the others
+// later.
+func BlockSignals() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var now, want unix.Sigset_t
+	for _, s := range waiting() {
+		addSignal(&want, s)
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, nil, &now); err != nil {
+		return fmt.Errorf("look at the signals that are blocked: %w", err)
+	}
+	if contains(now, want) {
+		return nil
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &want, nil); err != nil {
+		return fmt.Errorf("block signals: %w", err)
+	}
+	return &os.PathError{Op: "execute", Path: "/proc/self/exe", Err: syscall.Exec("/proc/self/exe", os.Args, os.Environ())}
+}
+
+func addSignal(set *unix.Sigset_t, s syscall.Signal) {
+	set.Val[(s-1)/64] |= 1 << (uint(s-1) % 64)
+}
+
+func contains(set, want unix.Sigset_t) bool {
+	for i := range want.Val {
+		if set.Val[i]&want.Val[i] != want.Val[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -102,6 +102,7 @@ type handoffTarget struct {
 	reload bool
 	// reloads: it does not, but ExecReload= of the unit runs zdt handoff.
 	reloads bool
+	command []string // the unit's ExecStart=, with reloads
 	unit    string
 	user    bool   // of a user manager
 	status  string // the command that shows more
@@ -157,7 +158,7 @@ func (f *factory) handoffByName(ctx context.Context, arg string) (handoffTarget,
 		return handoffTarget{}, fail(ExitRefused, "", "look at main process %d: %w", u.MainPID, err)
 	}
 	return handoffTarget{pid: int(u.MainPID), uid: uid, control: p.Control(name), reloads: slices.Contains(u.ExecReload, "handoff"),
-		unit: u.Name, user: f.globals.user, status: f.zdt() + " status " + name}, nil
+		command: execStart(u), unit: u.Name, user: f.globals.user, status: f.zdt() + " status " + name}, nil
 }
 
 func runHandoff(ctx context.Context, f *factory, t handoffTarget) error {
@@ -336,8 +337,12 @@ func (f *factory) armFor(ctx context.Context, t handoffTarget, client *control.C
 			return "", err
 		}
 	}
-	if t.reload && isHelper(st) {
+	switch {
+	case !isHelper(st):
+	case t.reload:
 		arm = f.fresh(ctx, t, arm)
+	case t.reloads:
+		arm.Command = t.command // ExecReload= replaces the variables
 	}
 	_, err := client.Arm(ctx, arm)
 	var refused *control.Error

@@ -2,11 +2,13 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/handoff/control"
 )
 
@@ -19,7 +21,7 @@ func (f *factory) fresh(ctx context.Context, t handoffTarget, arm control.Arm) c
 		return arm // as in a container: this environment is whose shell it is
 	}
 	arm.Environ = serviceEnviron(os.Environ())
-	arm.Command = f.unitCommand(ctx, t, arm.Environ)
+	arm.Command = f.unitCommand(ctx, t, arm)
 	if size(arm.Environ)+size(arm.Command) > mostFresh {
 		arm.Environ, arm.Command = nil, nil
 		f.say("%s the environment is too large to be passed on: the new process gets that of the running one", f.errStyle().warn.Render("note:"))
@@ -36,24 +38,52 @@ func (f *factory) bySystemd() bool {
 	return f.getenv("INVOCATION_ID") != ""
 }
 
-// unitCommand asks systemd for the unit's present ExecStart=; nil: it could not be asked.
-func (f *factory) unitCommand(ctx context.Context, t handoffTarget, environ []string) []string {
+// unitCommand is the unit's present ExecStart= with variables replaced. A service's user may not
+// reach systemd: the bus turns away users that it cannot look up, as dynamic ones without
+// nss-systemd. Then what root has put into the arming counts. nil: it is not known.
+func (f *factory) unitCommand(ctx context.Context, t handoffTarget, arm control.Arm) []string {
+	command, err := f.askCommand(ctx, t)
+	if err != nil && len(arm.Command) > 0 {
+		command, err = arm.Command, nil
+	}
+	if err != nil {
+		f.say("%s the new process gets the arguments of the running one: %v", f.errStyle().warn.Render("note:"), err)
+		return nil
+	}
+	return append(command[:1:1], expandCommand(command[1:], arm.Environ)...)
+}
+
+func (f *factory) askCommand(ctx context.Context, t handoffTarget) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, controlPatience)
 	defer cancel()
 	// Reading properties takes no privilege; the service's user may do it.
 	bus, err := f.dialSystemd(ctx, t.user)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer bus.Close()
 	u, err := bus.Unit(ctx, t.unit)
 	switch {
-	case err != nil || int(u.MainPID) != t.pid || len(u.ExecStart) == 0:
-		return nil
-	case u.ExecStartLiteral:
-		return append([]string{u.ExecStartPath}, u.ExecStart[1:]...)
+	case err != nil:
+		return nil, err
+	case int(u.MainPID) != t.pid || len(u.ExecStart) == 0:
+		return nil, fmt.Errorf("process %d, and not %d, is the main process of %s", u.MainPID, t.pid, t.unit)
 	}
-	return append([]string{u.ExecStartPath}, expandCommand(u.ExecStart[1:], environ)...)
+	return execStart(u), nil
+}
+
+// execStart is the unit's ExecStart= with variables as they are written.
+func execStart(u dbusctl.Unit) []string {
+	if len(u.ExecStart) == 0 {
+		return nil
+	}
+	command := append([]string{u.ExecStartPath}, u.ExecStart[1:]...)
+	if u.ExecStartLiteral { // a $ is a $ there
+		for i := range command[1:] {
+			command[i+1] = strings.ReplaceAll(command[i+1], "$", "$$")
+		}
+	}
+	return command
 }
 
 // mostFresh keeps an arming within one line of the control socket, 1 MiB, in

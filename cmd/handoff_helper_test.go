@@ -140,6 +140,8 @@ func TestHandoffBringsTheUnit(t *testing.T) {
 			command: []string{"/usr/local/bin/zdt", "run", "--", "/srv/web", "one", "two", "x1 2y", "$"}},
 		{name: "without expansion", literal: true, environ: true, command: []string{"/usr/local/bin/zdt", "run", "--", "/srv/web", "$WORDS", "x${ONE}y", "$$"}},
 		{name: "without a bus", bus: errors.New("no bus"), environ: true},
+		{name: "without a bus, but root has one", bus: errors.New("no bus"), environ: true,
+			armed: &control.Arm{TxID: "upgrade's", Hold: true, Command: []string{"/usr/bin/zdt", "$WORDS"}}, command: []string{"/usr/bin/zdt", "one", "two"}},
 		{name: "not started by systemd", env: map[string]string{"SYSTEMD_EXEC_PID": "1"}},
 		{name: "in a container", env: map[string]string{"SYSTEMD_EXEC_PID": ""}},
 		{name: "by an old systemd", env: map[string]string{"SYSTEMD_EXEC_PID": "", "INVOCATION_ID": "0123"}, bus: errors.New("no bus"), environ: true},

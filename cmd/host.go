@@ -129,7 +129,11 @@ func (h *host) seams() upgrade.Host {
 		Follow: func(ctx context.Context, cursor string) *journal.Follower {
 			return journal.Follow(ctx, journal.Query{Source: source, AfterCursor: cursor, EventsOnly: true})
 		},
-		Decode: func(e journal.Entry) (journal.Event, bool) { return journal.Decode(e, source) },
+		Decode: func(e journal.Entry, helper int) (journal.Event, bool) {
+			source := source
+			source.Helper = helper
+			return journal.Decode(e, source)
+		},
 		Tail: func(ctx context.Context, pid int, since string, lines int) ([]string, error) {
 			got, err := journal.Tail(ctx, journal.Query{Source: source, PID: pid, AfterCursor: since, Lines: lines})
 			var out []string
@@ -271,6 +275,6 @@ func unitOf(u dbusctl.Unit) upgrade.Unit {
 	return upgrade.Unit{
 		Name: u.Name, LoadState: u.LoadState, ActiveState: u.ActiveState, SubState: u.SubState, Result: u.Result,
 		Type: u.Type, NotifyAccess: u.NotifyAccess, StatusText: u.StatusText, MainPID: int(u.MainPID), UID: u.UID,
-		ControlGroup: u.ControlGroup, Program: unitgen.Program(u.ExecStartPath, u.ExecStart), ExecReload: u.ExecReload, Restarts: u.NRestarts, Job: u.Job != 0,
+		ControlGroup: u.ControlGroup, Program: unitgen.Program(u.ExecStartPath, u.ExecStart), ExecStart: execStart(u), ExecReload: u.ExecReload, Restarts: u.NRestarts, Job: u.Job != 0,
 	}
 }

@@ -46,5 +46,9 @@ func runFlags(flags *pflag.FlagSet, runtime string) (given []string, err error) 
 		}
 		given = append(given, "--"+f.name+"="+value)
 	}
-	return given, nil
+	if len(given) > 0 {
+		// zdt run would refuse them when the service starts; it may as well do so now.
+		_, err = parseRun(append(append([]string{"zdt", "run"}, given...), "--", "program"), []string{"PATH="})
+	}
+	return given, err
 }

@@ -204,6 +204,10 @@ func (w *watcher) entry(e journal.Entry) error {
 
 // status says what changed; numbers of connections alone at most once a second.
 func (w *watcher) status(s control.Status) error {
+	w.source.Helper = 0
+	if isHelper(s) {
+		w.source.Helper = s.PID // which is the main process
+	}
 	now := w.f.now()
 	what := fmt.Sprintf("pid %d, generation %d: %s", serving(s), s.Generation, runtimeWords(s))
 	if isHelper(s) {

@@ -10,6 +10,9 @@ type Source struct {
 	Unit string // unit of the service, with its suffix: web.service
 	User bool   // a unit of the user manager of UID
 	UID  int    // the user manager's user; only with User
+	// Helper is the pid of "zdt run", when that is the unit's main process: it writes the
+	// events of the programs it starts. 0: the programs write them themselves.
+	Helper int
 }
 
 // Service returns the unit's name without .service.
@@ -26,7 +29,8 @@ func (s Source) Service() string { return strings.TrimSuffix(s.Unit, ".service")
 // also its claim about who wrote it is true: ZDT_PID, or for some kinds
 // ZDT_PEER_PID, is the sender (the package comment has the table), so that
 // one process of a unit cannot speak as another. Operator events must come
-// from outside of the unit and from root, or with s.User from the user.
+// from outside of the unit and from root, or with s.User from the user. The
+// helper of s may write the others for any process of the unit.
 //
 // A process in a pid namespace of its own (a container, PrivatePIDs=) knows
 // itself by another number than journald does; its events are not trusted.
@@ -48,13 +52,14 @@ func Trusted(e Entry, s Source) bool {
 		return false
 	}
 	signed := is(e, FieldPID, pid)
+	byHelper := s.Helper != 0 && pid == strconv.Itoa(s.Helper)
 	switch kind.def().signer {
 	case byOperator:
 		return signed && !inUnit(e, s) && is(e, "_UID", s.operatorUID()) && is(e, FieldService, s.Service())
 	case byEither:
-		return (signed || is(e, FieldPeerPID, pid)) && fromUnit(e, s)
+		return (signed || byHelper || is(e, FieldPeerPID, pid)) && fromUnit(e, s)
 	default:
-		return signed && fromUnit(e, s)
+		return (signed || byHelper) && fromUnit(e, s)
 	}
 }
 

@@ -56,6 +56,11 @@ func TestTrusted(t *testing.T) {
 		want   bool
 	}{
 		{"fork by the incumbent", event(Fork), web, true},
+		{"fork by the helper", event(Fork, "_PID", "9"), Source{Unit: "web.service", Helper: 9}, true},
+		{"fork by another than the helper", event(Fork, "_PID", "8"), Source{Unit: "web.service", Helper: 9}, false},
+		{"fork by the helper of another unit", event(Fork, "_PID", "9", "_SYSTEMD_UNIT", "evil.service"), Source{Unit: "web.service", Helper: 9}, false},
+		{"exit told by the helper", event(Exit, "_PID", "9"), Source{Unit: "web.service", Helper: 9}, true},
+		{"an operator's event by the helper", event(UpgradeEnd, "_PID", "9", "_UID", "0"), Source{Unit: "web.service", Helper: 9}, false},
 		{"fork without unit", event(Fork, "_SYSTEMD_UNIT", ""), web, false},
 		{"fork from another unit", event(Fork, "_SYSTEMD_UNIT", "evil.service"), web, false},
 		{"fork with two units", event(Fork).twice("_SYSTEMD_UNIT", "evil.service"), web, false},

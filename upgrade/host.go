@@ -24,8 +24,10 @@ type Unit struct {
 	UID          uint32
 	ControlGroup string
 	// Program is the file that ExecStart= starts as the service: its first word, or
-	// under "zdt run" the one behind it. ExecReload is the whole command of a reload.
+	// under "zdt run" the one behind it. ExecStart and ExecReload are the whole
+	// commands, with variables as they are written.
 	Program    string
+	ExecStart  []string
 	ExecReload []string
 	Restarts   uint32
 	Job        bool // a job is queued or running
@@ -75,8 +77,9 @@ type Host struct {
 	// Cursor returns the journal's end, Follow the entries after it.
 	Cursor func(ctx context.Context) (string, error)
 	Follow func(ctx context.Context, cursor string) *journal.Follower
-	// Decode returns the event in an entry if its writer proved to be who it says.
-	Decode func(e journal.Entry) (journal.Event, bool)
+	// Decode returns the event in an entry if its writer proved to be who it says,
+	// or is the helper with this pid; 0: there is none.
+	Decode func(e journal.Entry, helper int) (journal.Event, bool)
 	// Tail returns the last lines that a process of the unit logged.
 	Tail func(ctx context.Context, pid int, since string, lines int) ([]string, error)
 	// Write writes an event; it must not block for long.

@@ -28,6 +28,14 @@ import (
 
 func isHelper(s control.Status) bool { return s.Runtime == control.RuntimeHelper }
 
+// helperOf is the pid of a helper, or 0.
+func helperOf(s control.Status) int {
+	if isHelper(s) {
+		return s.PID
+	}
+	return 0
+}
+
 // serving is the process that serves, by the word of the runtime.
 func serving(s control.Status) int {
 	if isHelper(s) {
@@ -73,7 +81,7 @@ func (r *run) deliver(ctx context.Context) (string, error) {
 	switch {
 	case !r.ev.helper:
 		return "SIGUSR2 to the main process", r.Host.Signal(ctx, syscall.SIGUSR2)
-	case !slices.Contains(r.unit.ExecReload, "handoff"):
+	case !r.reloads():
 		r.warn("ExecReload= of %s does not run zdt handoff: the new process gets the environment and the arguments of the running one", r.unit.Name)
 		return "SIGUSR2 to the helper", r.Host.Signal(ctx, syscall.SIGUSR2)
 	}
@@ -94,6 +102,9 @@ func (r *run) deliver(ctx context.Context) (string, error) {
 	}
 	return "reloaded by systemd", err
 }
+
+// reloads reports whether the handoff goes by way of ExecReload=.
+func (r *run) reloads() bool { return r.ev.helper && slices.Contains(r.unit.ExecReload, "handoff") }
 
 // reload begins a reload and notes its end.
 func (e *evidence) reload(h Host) {

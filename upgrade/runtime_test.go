@@ -359,8 +359,9 @@ func TestReload(t *testing.T) {
 			return true
 		}
 		w.host.Signal = func(context.Context, syscall.Signal) error { t.Error("a signal was sent"); return nil }
+		w.systemd.set(func(u *Unit) { u.ExecStart = []string{"/usr/local/bin/zdt", "run"} })
 		w.want(w.upgrade(program(t, "good", "v2")), Upgraded, "", "")
-		if len(armed) != 1 || !armed[0].Hold || len(armed[0].Environ) > 0 { // ExecReload= does not go through the proxy
+		if len(armed) != 1 || !slices.Equal(armed[0].Command, []string{"/usr/local/bin/zdt", "run"}) || !armed[0].Hold || len(armed[0].Environ) > 0 { // ExecReload= does not go through the proxy
 			t.Errorf("armed %+v", armed)
 		}
 	})

@@ -19,6 +19,7 @@ type story struct {
 	host     Host
 	cursor   string
 	txid     string
+	helper   int           // pid, 0: none
 	readable bool          // the journal, and so cursor is one
 	complete chan struct{} // closed when the last event has been seen
 
@@ -26,14 +27,14 @@ type story struct {
 	events []journal.Event // of the lines
 }
 
-func newStory(h Host, cursor, txid string, readable bool) *story {
-	return &story{host: h, cursor: cursor, txid: txid, readable: readable, complete: make(chan struct{})}
+func newStory(h Host, cursor, txid string, helper int, readable bool) *story {
+	return &story{host: h, cursor: cursor, txid: txid, helper: helper, readable: readable, complete: make(chan struct{})}
 }
 
 // read takes the entries in until the follower is closed.
 func (s *story) read(f *journal.Follower) {
 	for entry := range f.Entries() {
-		e, ok := s.host.Decode(entry)
+		e, ok := s.host.Decode(entry, s.helper)
 		if !ok || e.TxID != s.txid || e.Kind.Operator() {
 			continue
 		}

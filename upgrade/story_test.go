@@ -57,7 +57,7 @@ func (w *world) tellEvents(events ...journal.Event) {
 	w.host.Follow = func(ctx context.Context, cursor string) *journal.Follower {
 		return journal.Follow(ctx, journal.Query{AfterCursor: cursor, Command: []string{script}})
 	}
-	w.host.Decode = func(e journal.Entry) (journal.Event, bool) {
+	w.host.Decode = func(e journal.Entry, _ int) (journal.Event, bool) {
 		pid, _ := strconv.Atoi(e.Get("ZDT_PID"))
 		ev := journal.Event{Kind: journal.Kind(e.Get("ZDT_EVENT")), TxID: e.Get("ZDT_TXID"), PID: pid, Message: e.Get("MESSAGE")}
 		for _, name := range ev.Kind.Fields() {

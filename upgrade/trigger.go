@@ -105,6 +105,9 @@ func (r *run) watch() error {
 // arm tells the incumbent what the next SIGUSR2 means.
 func (r *run) arm() error {
 	order := control.Arm{TxID: r.report.TxID, Exe: r.to.Path, Hold: true, HoldFor: r.probation() + holdMargin, ReadyTimeout: r.Options.ReadyTimeout}
+	if r.reloads() {
+		order.Command = r.unit.ExecStart
+	}
 	s, err := r.ask(context.WithoutCancel(r.ctx), func(c *control.Client, ctx context.Context) (control.Status, error) { return c.Arm(ctx, order) })
 	if err == nil && s.PID != r.ev.incumbent.pid {
 		err = failure(reasonMainPID, "process %d answered in place of %d", s.PID, r.ev.incumbent.pid)
@@ -141,5 +144,5 @@ func (r *run) openStory() {
 		r.warn("the journal cannot be read: %v", err)
 	}
 	r.Host.Write(r.event(journal.UpgradeBegin))
-	r.story = newStory(r.Host, r.cursor, r.report.TxID, err == nil)
+	r.story = newStory(r.Host, r.cursor, r.report.TxID, helperOf(r.before), err == nil)
 }

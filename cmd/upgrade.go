@@ -17,6 +17,7 @@ type upgradeOptions struct {
 	Binary  string // "": the current release, which finishes what was interrupted
 	SHA256  string
 	Why     string
+	Helper  bool // upgrade zdt run itself
 
 	Bake         *time.Duration
 	ReadyTimeout *time.Duration
@@ -58,11 +59,20 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.Var((*waitFlag)(&o.Wait), "wait", "wait for another upgrade of the service to end, at most D")
 	flags.Lookup("wait").NoOptDefVal = "forever"
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
+	flags.BoolVar(&o.Helper, "helper", false, "upgrade zdt run itself to the zdt that is installed now; the program goes on")
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		var err error
 		if o.Service, err = serviceName(args[0]); err != nil {
 			return err
+		}
+		if o.Helper {
+			for _, name := range []string{"binary", "sha256", "bake", "ready-timeout", "drain-timeout", "message"} {
+				if cmd.Flags().Changed(name) {
+					return usage("run zdt upgrade twice", "upgrade: --helper and --%s exclude each other", name)
+				}
+			}
+			return f.renewHelper(ctx, o)
 		}
 		return runUpgrade(ctx, f, o)
 	}, ExitOK, ExitRefused, ExitRolledBack, ExitNotRestored, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline, ExitInt, ExitTerm)

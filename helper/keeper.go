@@ -55,10 +55,11 @@ type keeper struct {
 	refusal  string
 	tookOver bool
 
-	wanted       bool     // to become a newer helper, once at rest
-	renewal      *renewal // under way
-	renewals     int      // how often this process has become another helper
-	renewalError string   // why the last try came to nothing
+	wanted         bool     // to become a newer helper, once at rest
+	renewal        *renewal // under way
+	renewals       int      // how often this process has become another helper
+	renewalError   string   // why the last try came to nothing
+	renewalsFailed int
 
 	stopped  bool // the service stops
 	finished bool

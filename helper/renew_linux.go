@@ -138,6 +138,7 @@ func (k *keeper) renewalChecked(err error) {
 
 func (k *keeper) notRenewed(err error) {
 	k.renewalError = err.Error()
+	k.renewalsFailed++
 	k.events.Logger().Error("become the zdt on disk; this one goes on", "error", err)
 }
 

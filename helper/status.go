@@ -17,7 +17,7 @@ func (k *keeper) status() control.Status {
 		PID: os.Getpid(), App: k.serving.leader(), Generation: k.number, Phase: k.phase, Exe: k.serving.exe,
 		StartedAt: k.serving.started, Armed: k.armed, Last: k.last,
 		Refused: k.refused, LastRefusal: k.refusal, Attempts: k.attempts, TookOver: k.tookOver, EventsLost: k.events.Lost(),
-		Helper: &control.Helper{Renewals: k.renewals, Error: k.renewalError, Version: k.opt.Version, Exe: k.exe},
+		Helper: &control.Helper{Renewals: k.renewals, Failures: k.renewalsFailed, Error: k.renewalError, Version: k.opt.Version, Exe: k.exe},
 	}
 	for i, sock := range k.sockets {
 		origin := "systemd"

@@ -83,9 +83,10 @@ type Status struct {
 type Helper struct {
 	Version string `json:"version"`
 	Exe     string `json:"exe"` // the file it was executed from
-	// Renewals counts how often the process became another helper (SIGHUP), Error says why the
-	// last try came to nothing.
+	// Renewals counts how often the process became another helper (SIGHUP). Failures counts the
+	// tries since that came to nothing, Error says why the last one did.
 	Renewals int    `json:"renewals"`
+	Failures int    `json:"failures,omitempty"`
 	Error    string `json:"error,omitempty"`
 }
 

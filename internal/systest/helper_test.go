@@ -1,6 +1,7 @@
 package systest
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -229,4 +230,43 @@ func TestHelperRenewsItself(t *testing.T) {
 		s.await("the descriptors of before", func() bool { return slices.Equal(s.descriptors(), before) })
 		s.mustUpgradeApp(2)
 	})
+}
+
+// zdt upgrade --helper tells what became of it: a zdt that cannot go on is not executed, a good one is.
+func TestHelperUpgradesItself(t *testing.T) {
+	t.Parallel()
+	guest.Each(t, func(t *testing.T, g *guest.Guest) {
+		s := underHelper(t, g)
+		before := s.quiet()
+		l := s.lightLoad()
+		s.run("cp", "/usr/local/bin/zdt", "/usr/local/bin/zdt.good")
+		s.write("/usr/local/bin/zdt.bad", "#!/bin/sh\necho this one is broken >&2; exit 3\n")
+		s.run("chmod", "755", "/usr/local/bin/zdt.bad")
+		s.run("mv", "/usr/local/bin/zdt.bad", "/usr/local/bin/zdt")
+		if r := s.must(11, "/usr/local/bin/zdt.good", "upgrade", s.name, "--helper"); !strings.Contains(r.Stderr, "cannot go on with the state of this one (it ended: exited 3)") {
+			t.Errorf("%s", r)
+		}
+		if now := s.statusBy("/usr/local/bin/zdt.good"); now.PID != before.PID || now.App != before.App {
+			t.Errorf("before %+v\nafter %+v", before, now)
+		}
+		s.run("mv", "/usr/local/bin/zdt.good", "/usr/local/bin/zdt")
+		s.run("zdt", "upgrade", s.name, "--helper")
+		if now := s.quiet(); now.PID != before.PID || now.App != before.App || now.Helper.Renewals != 1 {
+			t.Errorf("before %+v\nafter %+v", before, now)
+		}
+		mustLoseNothing(t, l.Stop())
+		s.must(64, "zdt", "upgrade", s.name, "--helper", "--binary", "/usr/local/bin/zdt")
+	})
+}
+
+// statusBy is what the runtime says, asked with another zdt.
+func (s *service) statusBy(zdt string) control.Status {
+	s.t.Helper()
+	var doc struct {
+		Services []status `json:"services"`
+	}
+	if err := json.Unmarshal([]byte(s.run(zdt, "status", s.name, "-o", "json")), &doc); err != nil || len(doc.Services) != 1 || doc.Services[0].Runtime == nil {
+		s.t.Fatalf("zdt status: %v, %+v", err, doc)
+	}
+	return *doc.Services[0].Runtime
 }

@@ -28,7 +28,7 @@ func TestMailboxKnowsItsSenders(t *testing.T) {
 	otherUser := func(c *exec.Cmd) {
 		c.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
 	}
-	main, group := myself(), band{unix.Getpgrp(), accessGroup}
+	main, group := band{Leader: unix.Getpgrp()}, band{unix.Getpgrp(), accessGroup}
 	for _, tt := range []struct {
 		what   string
 		band   band

@@ -16,10 +16,11 @@ import (
 type owners int
 
 const (
-	ownersNone    owners = iota // nobody, so far
-	ownersOurs                  // a process of the generation
-	ownersOther                 // another
-	ownersUnknown               // the kernel does not tell this process
+	ownersNone     owners = iota // nobody, so far
+	ownersDeferred               // nobody, and nobody will before something was sent
+	ownersOurs                   // a process of the generation
+	ownersOther                  // another
+	ownersUnknown                // the kernel does not tell this process
 )
 
 // accepted says who accepted the connection, which this process opened and keeps open meanwhile. The error
@@ -27,18 +28,19 @@ const (
 //
 // A socket that is not accepted yet has no inode; after that it is some process's descriptor, and
 // /proc/PID/fd shows it to who may look: the same user, unless the program made itself
-// undumpable or has capabilities the helper lacks, or CAP_SYS_PTRACE. Between accept(2)
-// and its return the socket has an inode and is nobody's descriptor yet: then the answer is ownersOther, and wrong, and the
-// next connection gets another chance.
+// undumpable or has capabilities the helper lacks, or CAP_SYS_PTRACE. Within accept(2)
+// the socket has an inode and is nobody's descriptor yet: for that moment the answer is ownersOther, and wrong.
 func (b band) accepted(conn net.Conn) (owners, error) {
-	inode, err := peerInode(conn)
-	if err != nil {
+	other, err := peerOf(conn)
+	switch {
+	case err != nil:
 		return ownersUnknown, err
-	}
-	if inode == 0 {
+	case other.deferred:
+		return ownersDeferred, nil
+	case other.inode == 0:
 		return ownersNone, nil
 	}
-	ours, err := b.holds(inode)
+	ours, err := b.holds(other.inode)
 	switch {
 	case ours:
 		return ownersOurs, nil

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 )
@@ -45,9 +46,11 @@ const (
 	// otherTries is how many connections in a row, without a pause, may come to another generation. Of two that wait
 	// at one socket, each gets about every other one.
 	otherTries = 4
-	// nudgeAfter is when a connection that nobody has accepted gets the beginning of a request, because with
-	// TCP_DEFER_ACCEPT the kernel shows it to nobody before.
-	nudgeAfter = 100 * time.Millisecond
+	// otherLooks is how often a socket has to be found nowhere in the generation, a millisecond apart, to be another's.
+	otherLooks = 3
+	// nudgeAfter is when a connection that nobody can accept before something was sent gets the beginning of a
+	// request. Every one is half open for a moment.
+	nudgeAfter = 20 * time.Millisecond
 	// answerLimit bounds what is read of an answer, in bytes; bodyLimit what is shown of it.
 	answerLimit = 64 << 10
 	bodyLimit   = 200
@@ -124,8 +127,8 @@ func poll(ctx context.Context, pause, most time.Duration, try func(context.Conte
 			return nil
 		}
 		if ctx.Err() != nil {
-			// What ended with ctx says the least.
-			if last == nil {
+			// What ended with ctx says the least, unless the program had the connection and did not answer.
+			if last == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 				last = err
 			}
 			return last
@@ -152,7 +155,8 @@ func poll(ctx context.Context, pause, most time.Duration, try func(context.Conte
 // While two generations share a listening socket, either may get it. Which one did is known before
 // anything is asked: this process waits, the connection still silent, until the kernel says that
 // somebody accepted it, and looks for the accepted socket among the descriptors of this generation. So the other one sees
-// a connection that is closed without a request, and no request of ours is in its log.
+// a connection that is closed without a request, and no request of ours is in its log. (Where the socket has
+// TCP_DEFER_ACCEPT it sees the first lines of one: without, nobody could accept.)
 func (r Readiness) connect(ctx context.Context, w witness) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, r.network, r.address)
@@ -241,10 +245,10 @@ func (r Readiness) execute(ctx context.Context, w witness) error {
 }
 
 // awaitAccept waits until a process of the generation has accepted the
-// connection. nudge is called once when nobody has for a while; it may be nil.
+// connection. nudge is called once when nobody can before something was sent; it may be nil.
 func awaitAccept(ctx context.Context, conn net.Conn, w witness, nudge func() error) error {
 	began, pause := time.Now(), 250*time.Microsecond
-	for {
+	for others := 0; ; {
 		whose, err := w.Band.accepted(conn)
 		switch {
 		case whose == ownersUnknown && w.Alone, whose == ownersOurs:
@@ -252,12 +256,15 @@ func awaitAccept(ctx context.Context, conn net.Conn, w witness, nudge func() err
 		case whose == ownersUnknown:
 			return fmt.Errorf("it cannot be seen which generation accepted the connection: %w (use notify or exec:, or an address with {generation})", err)
 		case whose == ownersOther:
-			return errOther
-		}
-		if gone(conn) {
+			// Whoever accepts it just now has no descriptor yet.
+			if others++; others == otherLooks {
+				return errOther
+			}
+			pause = time.Millisecond
+		case gone(conn):
 			return errClosed
 		}
-		if nudge != nil && time.Since(began) > nudgeAfter {
+		if whose == ownersDeferred && nudge != nil && time.Since(began) > nudgeAfter {
 			if err := nudge(); err != nil {
 				return err
 			}
@@ -269,6 +276,9 @@ func awaitAccept(ctx context.Context, conn net.Conn, w witness, nudge func() err
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
+			if whose == ownersDeferred {
+				return fmt.Errorf("nobody is shown the connection before a request, for TCP_DEFER_ACCEPT (use http:// or exec:): %w", ctx.Err())
+			}
 			return fmt.Errorf("nobody accepted the connection: %w", ctx.Err())
 		}
 		pause = min(2*pause, 20*time.Millisecond)

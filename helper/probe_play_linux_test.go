@@ -104,6 +104,8 @@ func answer(conn net.Conn, style string, log io.Writer) {
 		io.WriteString(conn, "HTTP/1.0 200 OK\r\n\r\nfine\n")
 	case "hints":
 		io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")
+	case "hints, then no":
+		io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
 	case "redirect":
 		io.WriteString(conn, "HTTP/1.1 302 Found\r\nLocation: http://elsewhere.example/\r\nContent-Length: 0\r\n\r\n")
 	case "503":

@@ -14,33 +14,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerInode returns the inode of the other end of a connection within this network
-// namespace; 0 while nobody has accepted it.
+// peer is the other end of a connection.
+type peer struct {
+	inode uint64 // 0 while nobody has accepted it
+	// deferred: nobody can accept it yet. The listening socket has TCP_DEFER_ACCEPT, for
+	// which the kernel keeps a connection half open until the client has sent something.
+	deferred bool
+}
+
+// peerOf finds the other end of a connection within this network namespace.
 //
 // It asks sock_diag(7), which finds one socket among many at once. Where that
 // is not to be had (a unit whose RestrictAddressFamilies= is without AF_NETLINK, a kernel without the module) TCP
 // is read from /proc, which lists all sockets; for unix sockets there is no other way.
-func peerInode(conn net.Conn) (uint64, error) {
+func peerOf(conn net.Conn) (peer, error) {
 	switch local := conn.LocalAddr().(type) {
 	case *net.TCPAddr:
 		here, there := unmap(local.AddrPort()), unmap(conn.RemoteAddr().(*net.TCPAddr).AddrPort())
-		inode, err := diagTCP(there, here)
+		p, err := diagTCP(there, here)
 		if err != nil {
 			var procErr error
-			if inode, procErr = procTCP(there, here); procErr != nil {
-				return 0, errors.Join(err, procErr)
+			if p, procErr = procTCP(there, here); procErr != nil {
+				return peer{}, errors.Join(err, procErr)
 			}
 		}
-		return inode, nil
+		return p, nil
 	case *net.UnixAddr:
 		var st unix.Stat_t
 		var err error
 		if controlErr := withFD(conn, func(fd int) { err = unix.Fstat(fd, &st) }); controlErr != nil || err != nil {
-			return 0, errors.Join(controlErr, err)
+			return peer{}, errors.Join(controlErr, err)
 		}
-		return diagUnix(st.Ino)
+		inode, err := diagUnix(st.Ino)
+		return peer{inode: inode}, err
 	default:
-		return 0, fmt.Errorf("find the other end of a connection over %s: it is neither TCP nor a unix socket", local.Network())
+		return peer{}, fmt.Errorf("find the other end of a connection over %s: it is neither TCP nor a unix socket", local.Network())
 	}
 }
 
@@ -49,7 +57,9 @@ func unmap(a netip.AddrPort) netip.AddrPort {
 }
 
 const (
-	tcpListen = 10 // TCP_LISTEN of the kernel's tcp_states.h
+	// Of the kernel's tcp_states.h.
+	tcpSynRecv = 3
+	tcpListen  = 10
 
 	// Of linux/unix_diag.h.
 	udiagShowPeer = 0x4
@@ -62,7 +72,7 @@ var errNoSocket = errors.New("the other end is not in this network namespace")
 
 // diagTCP asks for the socket at local that is connected to remote: struct
 // inet_diag_req_v2 of linux/inet_diag.h, answered with inet_diag_msg.
-func diagTCP(local, remote netip.AddrPort) (uint64, error) {
+func diagTCP(local, remote netip.AddrPort) (peer, error) {
 	req := make([]byte, 56)
 	req[0], req[1] = unix.AF_INET, unix.IPPROTO_TCP
 	if local.Addr().Is6() {
@@ -76,16 +86,16 @@ func diagTCP(local, remote netip.AddrPort) (uint64, error) {
 	copy(req[48:56], bytes.Repeat([]byte{0xff}, 8)) // no cookie
 	msg, err := diag(req)
 	if err != nil {
-		return 0, fmt.Errorf("ask sock_diag for %v: %w", local, err)
+		return peer{}, fmt.Errorf("ask sock_diag for %v: %w", local, err)
 	}
 	if len(msg) < 72 {
-		return 0, fmt.Errorf("ask sock_diag for %v: an answer of %d bytes", local, len(msg))
+		return peer{}, fmt.Errorf("ask sock_diag for %v: an answer of %d bytes", local, len(msg))
 	}
 	// Without such a connection the kernel answers with who listens there.
 	if msg[1] == tcpListen {
-		return 0, fmt.Errorf("ask sock_diag for %v: %w", local, errNoSocket)
+		return peer{}, fmt.Errorf("ask sock_diag for %v: %w", local, errNoSocket)
 	}
-	return uint64(binary.NativeEndian.Uint32(msg[68:])), nil
+	return peer{uint64(binary.NativeEndian.Uint32(msg[68:])), msg[1] == tcpSynRecv}, nil
 }
 
 // diagUnix asks for the peer of the socket with the inode: struct unix_diag_req of
@@ -167,23 +177,23 @@ func parseDiag(b []byte) ([]byte, error) {
 }
 
 // procTCP finds the same in proc_pid_net(5). A dual-stack socket is in tcp6, with an IPv4-mapped address.
-func procTCP(local, remote netip.AddrPort) (uint64, error) {
+func procTCP(local, remote netip.AddrPort) (peer, error) {
 	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
 		table, err := os.ReadFile(file)
 		if err != nil {
 			if errors.Is(err, os.ErrNotExist) {
 				continue // no IPv6
 			}
-			return 0, err
+			return peer{}, err
 		}
-		if inode, found := parseProcTCP(table, local, remote); found {
-			return inode, nil
+		if p, found := parseProcTCP(table, local, remote); found {
+			return p, nil
 		}
 	}
-	return 0, fmt.Errorf("look for %v in /proc/self/net: %w", local, errNoSocket)
+	return peer{}, fmt.Errorf("look for %v in /proc/self/net: %w", local, errNoSocket)
 }
 
-func parseProcTCP(table []byte, local, remote netip.AddrPort) (inode uint64, found bool) {
+func parseProcTCP(table []byte, local, remote netip.AddrPort) (p peer, found bool) {
 	for line := range bytes.Lines(table) {
 		fields := bytes.Fields(line)
 		if len(fields) < 10 {
@@ -195,11 +205,13 @@ func parseProcTCP(table []byte, local, remote netip.AddrPort) (inode uint64, fou
 		if a, ok := parseProcAddress(string(fields[2])); !ok || a != remote {
 			continue
 		}
-		if inode, err := strconv.ParseUint(string(fields[9]), 10, 64); err == nil {
-			return inode, true
+		state, stateErr := strconv.ParseUint(string(fields[3]), 16, 8)
+		inode, inodeErr := strconv.ParseUint(string(fields[9]), 10, 64)
+		if stateErr == nil && inodeErr == nil {
+			return peer{inode, state == tcpSynRecv}, true
 		}
 	}
-	return 0, false
+	return peer{}, false
 }
 
 // parseProcAddress reads 0100007F:1F90: words of 32 bits as the machine has them, and the port.

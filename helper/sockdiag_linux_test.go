@@ -10,7 +10,7 @@ import (
 )
 
 // /proc says the same as sock_diag.
-func TestPeerInode(t *testing.T) {
+func TestPeer(t *testing.T) {
 	for _, tt := range []struct{ listen, dial string }{{"127.0.0.1", "127.0.0.1"}, {"::1", "::1"}, {"::", "127.0.0.1"}, {"::", "::1"}} {
 		t.Run(tt.listen+" "+tt.dial, func(t *testing.T) {
 			socket, bound := listen(t, tt.listen)
@@ -21,12 +21,13 @@ func TestPeerInode(t *testing.T) {
 			}
 			defer conn.Close()
 			here, there := unmap(conn.LocalAddr().(*net.TCPAddr).AddrPort()), unmap(conn.RemoteAddr().(*net.TCPAddr).AddrPort())
-			both := func(what string, want uint64) {
+			both := func(what string, inode uint64) {
+				want := peer{inode: inode}
 				t.Helper()
 				byDiag, diagErr := diagTCP(there, here)
 				byProc, procErr := procTCP(there, here)
 				if diagErr != nil || procErr != nil || byDiag != want || byProc != want {
-					t.Errorf("%s: %d, %v and %d, %v; want %d", what, byDiag, diagErr, byProc, procErr, want)
+					t.Errorf("%s: %v, %v and %v, %v; want %v", what, byDiag, diagErr, byProc, procErr, want)
 				}
 			}
 			both("not accepted", 0)
@@ -39,8 +40,8 @@ func TestPeerInode(t *testing.T) {
 				t.Fatal(err)
 			}
 			both("accepted", st.Ino)
-			if inode, err := peerInode(conn); inode != st.Ino || err != nil {
-				t.Errorf("peer: %d, %v; want %d", inode, err, st.Ino)
+			if got, err := peerOf(conn); got != (peer{inode: st.Ino}) || err != nil {
+				t.Errorf("peer: %v, %v; want %d", got, err, st.Ino)
 			}
 			if gone(conn) {
 				t.Error("gone")
@@ -60,7 +61,32 @@ func TestPeerInode(t *testing.T) {
 	}
 }
 
-func TestPeerInodeUnix(t *testing.T) {
+// A connection that is deferred looks so in both, until something is sent.
+func TestPeerDeferred(t *testing.T) {
+	_, bound := listen(t, "127.0.0.1", func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 10)
+	})
+	conn, err := net.Dial("tcp", bound)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	here, there := conn.LocalAddr().(*net.TCPAddr).AddrPort(), conn.RemoteAddr().(*net.TCPAddr).AddrPort()
+	byDiag, diagErr := diagTCP(there, here)
+	byProc, procErr := procTCP(there, here)
+	if want := (peer{deferred: true}); byDiag != want || byProc != want || diagErr != nil || procErr != nil {
+		t.Errorf("%v, %v and %v, %v; want %v", byDiag, diagErr, byProc, procErr, want)
+	}
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is complete", func() bool {
+		got, err := peerOf(conn)
+		return got == peer{} && err == nil
+	})
+}
+
+func TestPeerUnix(t *testing.T) {
 	path := t.TempDir() + "/s"
 	socket, _ := listen(t, path)
 	conn, err := net.Dial("unix", path)
@@ -68,8 +94,8 @@ func TestPeerInodeUnix(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if inode, err := peerInode(conn); inode != 0 || err != nil {
-		t.Errorf("not accepted: %d, %v", inode, err)
+	if got, err := peerOf(conn); got != (peer{}) || err != nil {
+		t.Errorf("not accepted: %v, %v", got, err)
 	}
 	accepted, _, err := unix.Accept4(socket, unix.SOCK_CLOEXEC)
 	if err != nil {
@@ -79,8 +105,8 @@ func TestPeerInodeUnix(t *testing.T) {
 	if err := unix.Fstat(accepted, &st); err != nil {
 		t.Fatal(err)
 	}
-	if inode, err := peerInode(conn); inode != st.Ino || err != nil {
-		t.Errorf("%d, %v; want %d", inode, err, st.Ino)
+	if got, err := peerOf(conn); got != (peer{inode: st.Ino}) || err != nil {
+		t.Errorf("%v, %v; want %d", got, err, st.Ino)
 	}
 	unix.Close(accepted)
 	eventually(t, "it is gone", func() bool { return gone(conn) })
@@ -91,22 +117,22 @@ func TestParseProcTCP(t *testing.T) {
 	const other = "   0: 0100007F:1F90 0200007F:C002 01 00000000:00000000 00:00000000 00000000     0        0 4710 1\n"
 	for _, tt := range []struct {
 		table string
-		inode uint64
+		want  peer
 		found bool
 	}{
-		{"", 0, false},
-		{other, 0, false},
+		{"", peer{}, false},
+		{other, peer{}, false},
 		{"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n" + other +
-			"   1: 0100007F:1F90 0200007F:C001 01 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 20 4 0 10 -1\n", 4711, true},
-		{"1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000200007F:C001 01 0:0 0:0 0 0 0 9", 9, true},
-		{"1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000200007F:C001 01 0:0 0:0 0 0 0", 0, false},
-		{"1: 0200007F:C001 0100007F:1F90 01 0:0 0:0 0 0 0 9\n", 0, false},
-		{"1: 0100007X:1F90 0200007F:C001 01 0:0 0:0 0 0 0 9\n", 0, false},
-		{"1: 0100007F 0200007F:C001 01 0:0 0:0 0 0 0 9\n", 0, false},
-		{"1: 0100007F:11F90 0200007F:C001 01 0:0 0:0 0 0 0 9\n", 0, false},
+			"   1: 0100007F:1F90 0200007F:C001 01 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 20 4 0 10 -1\n", peer{inode: 4711}, true},
+		{"1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000200007F:C001 01 0:0 0:0 0 0 0 9", peer{inode: 9}, true},
+		{"1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000200007F:C001 01 0:0 0:0 0 0 0", peer{}, false},
+		{"1: 0200007F:C001 0100007F:1F90 01 0:0 0:0 0 0 0 9\n", peer{}, false},
+		{"1: 0100007X:1F90 0200007F:C001 01 0:0 0:0 0 0 0 9\n", peer{}, false},
+		{"1: 0100007F 0200007F:C001 01 0:0 0:0 0 0 0 9\n", peer{}, false},
+		{"1: 0100007F:11F90 0200007F:C001 01 0:0 0:0 0 0 0 9\n", peer{}, false},
 	} {
-		if inode, found := parseProcTCP([]byte(tt.table), local, remote); inode != tt.inode || found != tt.found {
-			t.Errorf("%q: %d, %v; want %d, %v", tt.table, inode, found, tt.inode, tt.found)
+		if got, found := parseProcTCP([]byte(tt.table), local, remote); got != tt.want || found != tt.found {
+			t.Errorf("%q: %v, %v; want %v, %v", tt.table, got, found, tt.want, tt.found)
 		}
 	}
 }

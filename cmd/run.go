@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,7 @@ type runOptions struct {
 	ready            string
 	access           string
 	strategy         string
+	log              string
 	stop             signalFlag
 	pause, resume    signalFlag
 
@@ -55,6 +57,7 @@ func (o *runOptions) bind(flags *pflag.FlagSet) {
 	flags.Var(&o.readyTimeout, "ready-timeout", "from start to ready (default: $ZDT_READY_TIMEOUT, else "+handoff.DefaultReadyTimeout.String()+")")
 	flags.Var(&o.drainTimeout, "drain-timeout", "from --stop-signal to SIGKILL (default: $ZDT_DRAIN_TIMEOUT, else "+handoff.DefaultDrainTimeout.String()+")")
 	flags.Var(&o.holdTimeout, "hold-timeout", "for a decision about a held candidate (default: $ZDT_HOLD_TIMEOUT, else "+handoff.DefaultHoldTimeout.String()+")")
+	flags.StringVar(&o.log, "log", "auto", "`HOW` events are told: auto is journald, or text on stderr where there is none; json is a document a line on stderr")
 	flags.StringVar(&o.service, "service", "", "the service's `NAME` in events and statuses (default: $ZDT_SERVICE, else the program's)")
 	flags.StringVar(&o.control, "control", "", "`PATH` of the control socket, or - for none (default: control.sock in $RUNTIME_DIRECTORY)")
 }
@@ -131,6 +134,13 @@ func (o *runOptions) options(command, environ []string) (helper.Options, error) 
 			name = l.Addr
 		}
 		out.Listen = append(out.Listen, helper.Listen{Name: name, Network: l.Proto, Address: l.Addr})
+	}
+	switch o.log {
+	case "auto":
+	case "json":
+		out.Logger = slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	default:
+		return out, usage("zdt run --help shows the flags", "run: --log %q: use auto or json", o.log)
 	}
 	var err error
 	if out.HoldTimeout, err = o.holdTimeout.or("ZDT_HOLD_TIMEOUT", getenv, handoff.DefaultHoldTimeout); err != nil {

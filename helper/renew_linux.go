@@ -372,7 +372,24 @@ func BlockSignals() error {
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &want, nil); err != nil {
 		return fmt.Errorf("block signals: %w", err)
 	}
-	return &os.PathError{Op: "execute", Path: "/proc/self/exe", Err: syscall.Exec("/proc/self/exe", os.Args, os.Environ())}
+	path := ownFile()
+	return &os.PathError{Op: "execute", Path: path, Err: syscall.Exec(path, os.Args, os.Environ())}
+}
+
+// ownFile is a path to the file that this process runs: by its name while that is its, since ps
+// and journald show the last part of it.
+func ownFile() string {
+	const self = "/proc/self/exe"
+	path, err := os.Executable()
+	if err != nil {
+		return self
+	}
+	named, err1 := os.Stat(path)
+	running, err2 := os.Stat(self)
+	if err1 != nil || err2 != nil || !os.SameFile(named, running) {
+		return self
+	}
+	return path
 }
 
 func addSignal(set *unix.Sigset_t, s syscall.Signal) {

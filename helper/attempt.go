@@ -19,8 +19,7 @@ type attempt struct {
 	candidate int    // pid of the group's leader; 0 before there is one
 	exe       string // what was, or is to be, executed
 	// Without an overlap the old group ends first.
-	waits  bool      // for its end
-	idleAt time.Time // since then nobody serves
+	waits bool // for its end
 }
 
 // refuse says why no handoff can start now; it returns "" when one can.
@@ -32,7 +31,7 @@ func (k *keeper) refuse() (code, why string) {
 		return control.CodeNotReady, "the service stops"
 	case k.undecided():
 		return control.CodeBusy, "a handoff is in progress"
-	case k.next != nil:
+	case k.next != nil || k.phase == control.Aborting:
 		return control.CodeBusy, "the candidate of the undone handoff is still ending"
 	case k.old != nil:
 		return control.CodeBusy, "the predecessor still drains"
@@ -64,11 +63,12 @@ func (k *keeper) start() {
 	k.attempts++
 	k.attempt, k.tookOver = a, false
 	if len(a.arm.Command) > 0 || len(a.arm.Environ) > 0 {
-		var err error
-		if a.app, err = k.opt.Parse(a.arm.Command, a.arm.Environ); err != nil {
+		app, err := k.opt.Parse(a.arm.Command, a.arm.Environ)
+		if err != nil {
 			k.couldNotStart(fmt.Errorf("read the unit's current ExecStart=: %w", err))
 			return
 		}
+		a.app = app.Defaults()
 	}
 	k.phase = control.Forked
 	if a.app.Overlap {
@@ -102,7 +102,7 @@ func (k *keeper) fork() {
 
 func (k *keeper) couldNotStart(err error) {
 	k.failed(journal.ReasonStart, err.Error(), nil)
-	k.restored(nil)
+	k.restored()
 }
 
 // held: the candidate accepts from now on, and so does the old group, unless it
@@ -153,31 +153,39 @@ func (k *keeper) commit() error {
 		TxID: a.arm.TxID, Exe: g.exe, Candidate: g.leader(), Committed: true,
 		ReadyAfter: g.readyAt.Sub(g.started), EndedAt: time.Now(),
 	}
-	if !a.idleAt.IsZero() {
-		k.last.Gap = g.readyAt.Sub(a.idleAt)
+	if !k.nobody.IsZero() {
+		k.last.Gap = k.gap(g)
 		k.last.Detail = fmt.Sprintf("new clients waited for %s at most: the program cannot run twice at a time", k.last.Gap.Round(time.Millisecond))
 	}
 	if k.old.isGone() {
-		k.old = nil
+		k.old, k.attempt = nil, nil
 	} else {
 		k.tellDrain(k.old)
 		k.old.end(k.old.app.Stop, k.old.app.DrainTimeout)
 	}
-	if k.old == nil {
-		k.attempt = nil
-	}
-	k.sayLater(g)
+	k.serves(g)
 	k.tellSystemd()
 	return nil
 }
 
+// serves: g is the one now that systemd hears.
+func (k *keeper) serves(g *generation) {
+	k.nobody = time.Time{}
+	if k.watchdog > 0 && k.number > 1 {
+		// What it said of its life before did not count, and its turn may be as late as that of
+		// the one before it was early.
+		k.courier.say(heartbeat)
+	}
+	k.sayLater(g)
+}
+
+// gap is how long nobody has served when g was ready.
+func (k *keeper) gap(g *generation) time.Duration { return g.readyAt.Sub(k.nobody) }
+
 // undo takes a handoff back before its commit.
 func (k *keeper) undo(reason journal.Reason, detail string) {
-	g, old := k.next, k.serving
-	if old.paused && !old.stopping {
-		old.group.Signal(old.app.Resume)
-		old.paused = false
-	}
+	g := k.next
+	k.serving.resume()
 	k.phase = control.Aborting
 	k.failed(reason, detail, nil)
 	if g == nil { // the old group is still ending, to make room
@@ -197,12 +205,13 @@ func (k *keeper) lost(g *generation) {
 	if exit == (Exit{cldExited, 0}) {
 		reason = journal.ReasonExited
 	}
-	if old := k.serving; old.paused && !old.stopping {
-		old.group.Signal(old.app.Resume)
-		old.paused = false
-	}
+	k.serving.resume()
 	k.phase = control.Aborting
-	k.failed(reason, fmt.Sprintf("the candidate ended (%s) before it was committed", exit), exit.outcome())
+	detail := fmt.Sprintf("the candidate ended (%s) before it was committed", exit)
+	if g.trouble != "" {
+		detail += "; it said " + g.trouble
+	}
+	k.failed(reason, detail, exit.outcome())
 }
 
 // failed records and tells why a handoff came to nothing.
@@ -221,7 +230,11 @@ func (k *keeper) failed(reason journal.Reason, detail string, exit *control.Exit
 	}
 	e := k.event(journal.Abort, k.serving, fields...)
 	e.PeerPID = a.candidate
-	e.Message = fmt.Sprintf("%s: handoff to %s undone (%s): %s", k.opt.Service, control.Process(a.candidate), reason, detail)
+	to := "a new process" // there was none yet
+	if a.candidate != 0 {
+		to = control.Process(a.candidate)
+	}
+	e.Message = fmt.Sprintf("%s: handoff to %s undone (%s): %s", k.opt.Service, to, reason, detail)
 	k.events.Write(e)
 }
 
@@ -232,12 +245,15 @@ func (k *keeper) settle(g *generation) {
 		last.Exit = g.exit().outcome()
 		k.last = &last
 	}
-	k.restored(g)
+	if !k.nobody.IsZero() && !g.readyAt.IsZero() {
+		k.nobody = g.endsAt // it has served until then
+	}
+	k.restored()
 }
 
 // restored ends an undone handoff: the old group serves. Where it had to make
 // room, its program is started again.
-func (k *keeper) restored(*generation) {
+func (k *keeper) restored() {
 	if k.stopped {
 		return
 	}
@@ -250,12 +266,15 @@ func (k *keeper) restored(*generation) {
 	}
 }
 
-// serverGone: the group that served has ended to make room.
+// madeRoom: the group that served has ended to make room.
 func (k *keeper) madeRoom() {
-	switch a := k.attempt; {
-	case k.stopped || a == nil:
+	a := k.attempt
+	if k.stopped || a == nil {
+		return
+	}
+	k.nobody = time.Now()
+	switch {
 	case k.phase == control.Forked && a.waits:
-		a.idleAt = time.Now()
 		k.fork()
 	case k.phase == control.Aborting && k.next == nil:
 		k.again(k.serving)
@@ -266,24 +285,27 @@ func (k *keeper) madeRoom() {
 // called back, so it is started again.
 func (k *keeper) fallBack(dead *generation) {
 	exit := dead.exit()
+	k.nobody = time.Now()
+	k.serving, k.next = k.old, dead // until the rest of it has ended
 	k.failed(journal.ReasonCrashed, fmt.Sprintf("the new program ended (%s) while its predecessor still drained, whose program was started again", exit), exit.outcome())
-	k.next = dead // until the rest of it has ended
 	k.again(k.old)
 }
 
-// again starts the program of g as the next generation, which serves.
+// again starts the program of g as the next generation, which serves. There is no
+// third try: if this one does not come up the service ends with a failure.
 func (k *keeper) again(g *generation) {
 	k.attempt, k.tookOver = nil, true
-	app := g.app // its command leads to its own release
+	app := g.app
+	app.Command = g.pinned // its own release, wherever "current" leads by now
 	next, err := k.spawn(k.number+1, app, "")
 	if err != nil {
 		k.events.Logger().Error("start the earlier program again", "error", err)
-		k.stopped, k.phase, k.end = true, control.Stopping, Exit{cldExited, 1}
+		k.wane(Exit{cldExited, 1})
 		return
 	}
 	next.exe = g.exe
 	k.number++
-	k.serving, k.app, k.phase = next, app, control.Starting
+	k.serving, k.app, k.phase = next, g.asked, control.Starting
 	next.setDeadline(app.ReadyTimeout)
 	k.tellSystemd()
 }

@@ -4,6 +4,7 @@ package helper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -18,7 +19,9 @@ import (
 type generation struct {
 	number  int
 	app     App
-	exe     string // the release's file, or the program
+	asked   App      // the same as the unit has it, without a release in its command
+	pinned  []string // app.Command with the release that it leads to at the start
+	exe     string   // the release's file, or the program
 	program program
 	group   *group
 	mailbox *mailbox
@@ -26,25 +29,30 @@ type generation struct {
 	started, readyAt, endsAt time.Time
 	timer                    *time.Timer
 	deadline                 time.Time
-	stopping                 bool      // it was told to end
-	died                     bool      // its first process ended without being told
-	paused                   bool      // it was told to stop accepting
-	words                    string    // STATUS= of the program
-	later                    []message // for systemd, once it serves
-	dropped                  int       // of later
-	cut                      int       // connections that were open when it was killed
+	stopping                 bool     // it was told to end
+	ended                    bool     // nothing of it is left but its last words
+	killed                   bool     // nothing more can be done to end it
+	paused                   bool     // it was told to stop accepting
+	words                    string   // STATUS= of the program
+	trouble                  string   // ERRNO= and its like of the program
+	later                    promises // for systemd, once it serves
+	dropped                  int      // of later
+	cut                      int      // connections that were open when it was killed
 
-	said   chan struct{} // closed when it has said READY=1
-	ready  bool          // said is closed
-	late   bool          // its time to be ready is over
-	giveUp func()        // ends the wait for it to be ready
-	ports  []int         // of the sockets
+	said   chan struct{}           // closed when it has said READY=1
+	ready  bool                    // said is closed
+	late   bool                    // its time to be ready is over
+	giveUp context.CancelCauseFunc // ends the wait for it to be ready
+	ports  []int                   // of the sockets
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	shut   bool
 }
+
+// errLate is why nobody waits any more for a group to be ready.
+var errLate = errors.New("its time is over")
 
 // news is what happened to a generation.
 type news struct {
@@ -54,12 +62,14 @@ type news struct {
 	unfit       error
 	leaderEnded bool
 	ended       bool
+	silent      bool // nothing comes to its notification socket any more
 }
 
 // spawn starts a generation. exe is a release's file, "" for what the command says.
 func (k *keeper) spawn(number int, app App, exe string) (*generation, error) {
-	app.Command = withRelease(app.Command, exe)
-	g := &generation{number: number, app: app, exe: exe, said: make(chan struct{}), ports: ports(k.sockets)}
+	g := &generation{number: number, app: app, asked: app, exe: exe, said: make(chan struct{}), ports: ports(k.sockets)}
+	g.app.Command = withRelease(app.Command, exe)
+	g.pinned = pinned(g.app.Command, filepath.EvalSymlinks)
 	var err error
 	if g.mailbox, err = openMailbox(k.opt.NotifyDir, number); err != nil {
 		return nil, fmt.Errorf("open a notification socket for the program: %w", err)
@@ -124,7 +134,7 @@ func (k *keeper) follow(g *generation) {
 	if !g.readyAt.IsZero() { // an earlier helper has seen it
 		return
 	}
-	waiting, giveUp := context.WithCancel(ctx)
+	waiting, giveUp := context.WithCancelCause(ctx)
 	g.giveUp = giveUp
 	w := witness{
 		Band: g.band(), Generation: g.number, Ready: g.said, Ended: g.group.LeaderDone(),
@@ -159,6 +169,7 @@ func (k *keeper) listenTo(g *generation) {
 				closeAll(n.FDs)
 			}
 		}
+		k.tell(g, news{silent: true})
 	})
 }
 
@@ -174,24 +185,48 @@ func (g *generation) band() band {
 // connections are those of clients that the group has open.
 func (g *generation) connections() int { return g.band().connections(g.ports) }
 
-// end tells the group to end, with SIGKILL for what is left after grace.
+// end tells the group to end, with SIGKILL for what is left after grace. Of one that was told
+// already the time is cut down to that.
 func (g *generation) end(sig syscall.Signal, grace time.Duration) {
-	if g.isGone() {
+	if !g.stopping {
+		g.stopping, g.endsAt = true, time.Now()
+		g.clearDeadline()
+		g.group.Signal(sig) // if its first process has ended, that news is orphan's
+	}
+	if g.killed || g.isGone() {
 		return
 	}
-	if !g.stopping {
-		g.endsAt = time.Now()
-	}
-	switch {
-	case g.isOver():
-		g.group.SignalAll(sig)
-		grace = min(grace, killGrace)
-	case !g.stopping:
-		g.group.Signal(sig)
-	}
-	g.stopping = true
 	if g.timer == nil || time.Until(g.deadline) > grace {
 		g.setDeadline(grace)
+	}
+}
+
+// orphan ends what the first process of the group has left behind. When it was told
+// to end, that is what it was about to tell the others, or, being the shell of a start
+// script, has not: they are told, and have the time that it had. When it ended by
+// itself nobody is left who knows what they are for.
+func (g *generation) orphan() {
+	if g.stopping {
+		g.group.SignalAll(g.app.Stop)
+		return
+	}
+	g.end(syscall.SIGTERM, killGrace)
+	g.group.SignalAll(syscall.SIGTERM)
+}
+
+// kill ends the group at once and counts the connections that are cut by it.
+func (g *generation) kill() {
+	g.cut = g.connections()
+	g.killed = true
+	g.clearDeadline()
+	g.group.Kill()
+}
+
+// resume has the group accept again.
+func (g *generation) resume() {
+	if g.paused && !g.stopping {
+		g.group.Signal(g.app.Resume)
+		g.paused = false
 	}
 }
 
@@ -262,4 +297,5 @@ func (g *generation) close() {
 	}
 	g.mailbox.Close()
 	g.wg.Wait()
+	g.later.drop()
 }

@@ -30,8 +30,9 @@ type keeper struct {
 	started  time.Time
 	reaper   *reaper
 	sockets  []Socket
-	bound    int    // how many of sockets, the last ones, were bound here
-	watchdog string // WATCHDOG_USEC; empty: systemd watches no heartbeat
+	bound    int           // how many of sockets, the last ones, were bound here
+	watchdog time.Duration // within which systemd wants a heartbeat; 0: never
+	beat     *time.Ticker  // of the helper's own heart, see heartbeat
 	// systemd starts its services with SIGPIPE ignored, and the program shall be as it was there.
 	ignoreSIGPIPE bool
 	server        *control.Server
@@ -54,6 +55,7 @@ type keeper struct {
 	refused  uint64
 	refusal  string
 	tookOver bool
+	nobody   time.Time // since then nobody serves; zero: somebody does
 
 	wanted         bool     // to become a newer helper, once at rest
 	renewal        *renewal // under way
@@ -171,6 +173,8 @@ func (k *keeper) run() {
 			k.expired(k.old)
 		case <-k.armExpiry():
 			k.disarm()
+		case <-k.heartbeat():
+			k.courier.say(heartbeat)
 		}
 		k.renewAtRest()
 	}
@@ -221,6 +225,9 @@ func (k *keeper) hear(n news) {
 	case n.leaderEnded:
 		k.leaderEnded(g)
 	case n.ended:
+		g.ended = true
+		g.mailbox.finish() // its last words come before its end
+	case n.silent && g.ended:
 		k.ended(g)
 	}
 }
@@ -237,8 +244,14 @@ func (k *keeper) isReady(g *generation) {
 		k.held()
 	case g == k.serving && k.phase == control.Starting:
 		k.phase = control.Idle
-		k.courier.say("READY=1", "STATUS="+k.statusText())
-		k.sayLater(g)
+		if !k.nobody.IsZero() { // a handoff has failed, but for that nobody would have waited
+			last := *k.last
+			last.Gap = k.gap(g)
+			k.last = &last
+		}
+		k.said = k.statusText()
+		k.courier.say("READY=1", "STATUS="+k.said)
+		k.serves(g)
 	}
 }
 
@@ -255,39 +268,58 @@ func (k *keeper) isUnfit(g *generation, why error) {
 		k.undo(reason, why.Error())
 	case g == k.serving:
 		k.events.Logger().Error("wait for the program to be ready", "error", why)
-		k.fail(g)
+		k.fail()
 	}
 }
 
-// fail ends a first generation that does not come up, and the service with it.
-func (k *keeper) fail(g *generation) {
-	k.phase, k.stopped = control.Stopping, true
-	k.end = Exit{cldExited, 1}
-	g.end(g.app.Stop, killGrace)
+// fail ends a program that does not come up where there is no other, and the service
+// with it.
+func (k *keeper) fail() {
+	k.wane(Exit{cldExited, 1})
 }
 
 // leaderEnded: the first process of a group has ended. What it left behind
 // goes with it.
 func (k *keeper) leaderEnded(g *generation) {
-	if !g.stopping {
-		g.died = true
-	}
-	g.end(syscall.SIGTERM, killGrace)
+	alone := !g.stopping
+	g.orphan()
 	switch {
 	case g == k.next && k.undecided():
 		k.lost(g)
-	case g == k.serving && k.old != nil && !k.stopped && !k.old.isGone():
-		k.fallBack(g)
-	case g == k.serving && !k.stopped:
-		// The service is what its program is: it ends, and systemd does with the
-		// program's own status what the unit says.
-		k.end = g.exit()
-		if k.undecided() {
-			k.undo(journal.ReasonStopping, "the program that serves has ended")
+	case g != k.serving:
+	case k.stopped:
+		if k.end == (Exit{}) {
+			k.end = g.exit()
 		}
-		k.stopped, k.phase = true, control.Stopping
-	case g == k.serving && k.end == (Exit{}):
-		k.end = g.exit()
+	case !alone: // it makes room
+	case k.attempt != nil && k.old != nil && !k.old.isGone():
+		k.fallBack(g)
+	default:
+		k.died(g)
+	}
+}
+
+// died: the program that serves has ended by itself. The service is what its program
+// is: it ends, and systemd does with the program's own status what the unit says.
+func (k *keeper) died(g *generation) {
+	exit := g.exit()
+	if k.phase == control.Starting && k.tookOver && exit == (Exit{cldExited, 0}) {
+		exit = Exit{cldExited, 1} // the service was to go on
+	}
+	if k.undecided() {
+		k.undo(journal.ReasonStopping, "the program that serves has ended")
+	}
+	k.wane(exit)
+}
+
+// wane begins the end of a service whose program is gone. systemd learns of it by this
+// process's exit and by nothing before: it would take STOPPING=1 for a stop that
+// somebody wanted.
+func (k *keeper) wane(end Exit) {
+	k.stopped, k.phase, k.end = true, control.Stopping, end
+	k.tellSystemd()
+	for _, g := range k.groups() { // nobody serves until all have ended
+		g.end(g.app.Stop, killGrace)
 	}
 }
 
@@ -321,19 +353,32 @@ func (k *keeper) stop() {
 		k.undo(journal.ReasonStopping, "the service stops")
 	}
 	k.stopped, k.phase = true, control.Stopping
-	k.tellSystemd()
-	if !k.serving.stopping {
+	// This is the main process, so that systemd may know that it stops, also when it
+	// was not systemd that said so.
+	k.said = k.statusText()
+	k.courier.say("STOPPING=1", "STATUS="+k.said)
+	switch {
+	case !k.serving.stopping:
 		k.tellDrain(k.serving)
-		k.serving.end(k.serving.app.Stop, k.serving.app.DrainTimeout)
+	case k.serving.isOver(): // to make room, for a program that is not wanted any more
+		k.end = Exit{cldExited, 0}
+	}
+	for _, g := range []*generation{k.serving, k.old} {
+		if g != nil {
+			g.end(g.app.Stop, g.app.DrainTimeout) // not later than that, whatever it has asked for
+		}
 	}
 	k.checkFinished()
 }
 
-// quit ends everything at once.
+// quit ends everything at once. That the program is killed is no failure of it.
 func (k *keeper) quit() {
 	k.stop()
+	if k.end == (Exit{}) {
+		k.end = Exit{cldExited, 0}
+	}
 	for _, g := range k.groups() {
-		g.group.Kill()
+		g.kill()
 	}
 }
 
@@ -342,8 +387,10 @@ func (k *keeper) groups() []*generation {
 	return slices.DeleteFunc([]*generation{k.serving, k.next, k.old}, func(g *generation) bool { return g == nil || g.isGone() })
 }
 
+// checkFinished: the service has stopped when of every group the end was told.
 func (k *keeper) checkFinished() {
-	k.finished = k.finished || k.stopped && len(k.groups()) == 0
+	over := func(g *generation) bool { return g == nil || g.shut }
+	k.finished = k.finished || k.stopped && over(k.serving) && over(k.next) && over(k.old)
 }
 
 // expired: the deadline of a generation has come.
@@ -351,13 +398,12 @@ func (k *keeper) expired(g *generation) {
 	g.clearDeadline()
 	switch {
 	case g.stopping:
-		g.cut = g.connections()
-		g.group.Kill()
+		g.kill()
 	case g == k.next && k.phase == control.Held:
 		k.undo(journal.ReasonHoldTimeout, "nobody committed the candidate in time")
 	default: // who waits for it knows what the matter is, and tells
 		g.late = true
-		g.giveUp()
+		g.giveUp(errLate)
 	}
 }
 

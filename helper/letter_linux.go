@@ -16,9 +16,20 @@ type letter struct {
 
 // receive waits for a datagram. The descriptors with it are open, close-on-exec.
 func receive(raw syscall.RawConn, buf, oob []byte) (letter, error) {
+	return receiveBy(raw.Read, buf, oob)
+}
+
+// receiveWaiting is receive for one that is there already, whatever the read deadline is; unix.EAGAIN: none is.
+func receiveWaiting(raw syscall.RawConn, buf, oob []byte) (letter, error) {
+	return receiveBy(func(once func(fd uintptr) bool) error {
+		return raw.Control(func(fd uintptr) { once(fd) })
+	}, buf, oob)
+}
+
+func receiveBy(read func(func(fd uintptr) bool) error, buf, oob []byte) (letter, error) {
 	var n, oobn, flags int
 	var failed error
-	if err := raw.Read(func(fd uintptr) bool {
+	if err := read(func(fd uintptr) bool {
 		for {
 			n, oobn, flags, _, failed = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
 			if failed != unix.EINTR {

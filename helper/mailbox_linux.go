@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +30,7 @@ type mailbox struct {
 	stop     chan struct{} // closed by halt
 	done     chan struct{} // closed when the goroutine has ended; nil until listen
 	left     *notice       // what the goroutine held when it was told to stop; read after done
+	last     atomic.Bool   // set by finish: what waits is the last
 
 	mu      sync.Mutex
 	counts  mailCounts
@@ -136,10 +138,15 @@ func (m *mailbox) run(raw syscall.RawConn, b band) {
 	var buf [noticeLimit]byte // a longer one has MSG_TRUNC
 	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4)+unix.CmsgSpace(4*mailFDs))
 	due := time.Now() // of a datagram if they came evenly
+	over := 0         // datagrams since finish
 	for {
 		got, err := receive(raw, buf[:], oob)
+		if err != nil && m.last.Load() && over < mailBurst {
+			over++
+			got, err = receiveWaiting(raw, buf[:], oob)
+		}
 		if err != nil {
-			return // closed, or halt's deadline
+			return // closed, or halt's deadline, or finish's and nothing is left
 		}
 		if n, ok := m.open(got, b); ok {
 			select {
@@ -191,6 +198,14 @@ func (m *mailbox) open(l letter, b band) (notice, bool) {
 	*count++
 	m.dropped = fmt.Sprintf("a message of process %d %v", l.from.PID, err)
 	return notice{}, false
+}
+
+// finish has the goroutine deliver what is in the socket now, and end: the generation is
+// gone and says no more. It does not wait for that; Messages is closed then. Others may send
+// all the time, and are not listened to for longer than mailBurst.
+func (m *mailbox) finish() {
+	m.last.Store(true)
+	m.file.SetReadDeadline(time.Now())
 }
 
 // halt ends the goroutine and waits for it.

@@ -23,11 +23,13 @@ func roles() map[string]func(args []string) error {
 		"role:family":        familyMain,
 		"role:parent-leaves": parentLeavesMain,
 		"role:leaves":        leavesMain,
+		"role:helper":        helperMain,
 	}
 }
 
 func TestMain(m *testing.M) {
 	Shim(os.Args[1:])
+	act()
 	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "role:") {
 		if err := roles()[os.Args[1]](os.Args[2:]); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[1], err)

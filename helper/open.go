@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -109,13 +109,13 @@ func (k *keeper) bind(l Listen) error {
 
 // environ is what a generation's environment has besides the unit's.
 func (k *keeper) environ(g *generation) []string {
-	env := append(listenfds.Strip(g.app.Environ, "NOTIFY_SOCKET", "WATCHDOG_USEC", "ZDT_TAKEOVER"),
+	env := append(listenfds.Strip(g.app.Environ, "NOTIFY_SOCKET", "WATCHDOG_USEC", "ZDT_TAKEOVER", "ZDT_GENERATION", "ZDT_CONTROL_SOCKET"),
 		"NOTIFY_SOCKET="+g.mailbox.Path(),
 		"ZDT_GENERATION="+strconv.Itoa(g.number),
 		// For a program that hands over by itself when nobody does it for it.
 		"ZDT_CONTROL_SOCKET=-")
-	if usec := k.watchdog; usec != "" {
-		env = append(env, "WATCHDOG_USEC="+usec, "WATCHDOG_PID="+ownPID)
+	if k.watchdog > 0 {
+		env = append(env, "WATCHDOG_USEC="+strconv.FormatInt(k.watchdog.Microseconds(), 10), "WATCHDOG_PID="+ownPID)
 	}
 	return env
 }
@@ -135,10 +135,14 @@ func (k *keeper) release() {
 	k.events.Close()
 }
 
-// watchdogOf is WATCHDOG_USEC if it is meant for this process.
-func watchdogOf(getenv func(string) string, pid int) string {
+// watchdogOf is WATCHDOG_USEC if it is meant for this process; 0: systemd watches no heartbeat.
+func watchdogOf(getenv func(string) string, pid int) time.Duration {
 	if p := getenv("WATCHDOG_PID"); p != "" && p != strconv.Itoa(pid) {
-		return ""
+		return 0
 	}
-	return strings.TrimSpace(getenv("WATCHDOG_USEC"))
+	usec, err := strconv.ParseUint(getenv("WATCHDOG_USEC"), 10, 63)
+	if err != nil || usec > math.MaxInt64/1000 {
+		return 0 // systemd's own: it writes no other
+	}
+	return time.Duration(usec) * time.Microsecond
 }

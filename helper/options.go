@@ -106,3 +106,19 @@ func withRelease(command []string, exe string) []string {
 	}
 	return out
 }
+
+// pinned returns command with each …/current/ in its words replaced by where that symlink
+// leads now: the command that starts the same release again after the link has changed.
+func pinned(command []string, resolve func(string) (string, error)) []string {
+	out := append([]string(nil), command...)
+	for i, word := range out {
+		before, after, found := strings.Cut(word, "/current/")
+		if !found || !strings.HasPrefix(word, "/") {
+			continue
+		}
+		if release, err := resolve(before + "/current"); err == nil {
+			out[i] = filepath.Join(release, after)
+		}
+	}
+	return out
+}

@@ -156,7 +156,7 @@ func (k *keeper) state() state {
 	return state{
 		Format: stateFormat, Number: k.number, App: k.app, Sockets: k.sockets, Bound: k.bound, Control: k.server.FD(),
 		Serving: servingState{
-			App: g.app, Exe: g.exe, Leader: g.leader(), PIDFD: g.group.pidfd, Marker: g.group.marker,
+			App: g.app, Pinned: g.pinned, Exe: g.exe, Leader: g.leader(), PIDFD: g.group.pidfd, Marker: g.group.marker,
 			Mailbox: 0, MailPath: g.mailbox.Path(), Started: g.started, Ready: g.readyAt, Words: g.words,
 		},
 		Last: k.last, Attempts: k.attempts, Refused: k.refused, Refusal: k.refusal, TookOver: k.tookOver,
@@ -290,7 +290,7 @@ func resume(o Options, fd int) (*keeper, error) {
 	}
 	v := s.Serving
 	g := &generation{
-		number: s.Number, app: v.App, exe: v.Exe, started: v.Started, readyAt: v.Ready, words: v.Words,
+		number: s.Number, app: v.App, asked: s.App, pinned: v.Pinned, exe: v.Exe, started: v.Started, readyAt: v.Ready, words: v.Words,
 		said: make(chan struct{}), ports: ports(k.sockets),
 	}
 	k.serving = g

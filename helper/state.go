@@ -40,13 +40,14 @@ type state struct {
 	Refusal       string           `json:"refusal,omitempty"`
 	TookOver      bool             `json:"took_over,omitempty"`
 	Renewals      int              `json:"renewals"`
-	Watchdog      string           `json:"watchdog,omitempty"`
+	Watchdog      time.Duration    `json:"watchdog,omitempty"`
 	IgnoreSIGPIPE bool             `json:"ignore_sigpipe,omitempty"`
 }
 
 // servingState is the generation that serves.
 type servingState struct {
 	App      App       `json:"app"`
+	Pinned   []string  `json:"pinned"` // App.Command as it was executed
 	Exe      string    `json:"exe"`
 	Leader   int       `json:"leader"`
 	PIDFD    int       `json:"pidfd"`
@@ -63,7 +64,7 @@ func (s state) check() error {
 	switch {
 	case s.Format != stateFormat:
 		return fmt.Errorf("the state has format %d, this zdt knows %d", s.Format, stateFormat)
-	case s.Number < 1 || s.Serving.Leader <= 1 || s.Serving.Exe == "" || len(s.Serving.App.Command) == 0:
+	case s.Number < 1 || s.Serving.Leader <= 1 || s.Serving.Exe == "" || len(s.Serving.Pinned) == 0:
 		return errors.New("the state names no program that serves")
 	case slices.ContainsFunc(s.descriptors(), func(fd int) bool { return fd < 0 }):
 		return errors.New("the state lacks a descriptor")

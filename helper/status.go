@@ -26,6 +26,9 @@ func (k *keeper) status() control.Status {
 		}
 		s.Sockets = append(s.Sockets, control.Socket{Name: sock.Name, Network: sock.Network, Address: sock.Address, Origin: origin, InUse: true})
 	}
+	if k.serving.isOver() {
+		s.App = 0 // the number may be another's
+	}
 	if k.armed != nil { // the environment is not for everybody who may look
 		public := *k.armed
 		public.Environ = nil
@@ -33,6 +36,9 @@ func (k *keeper) status() control.Status {
 	}
 	if a := k.attempt; a != nil && (k.undecided() || k.phase == control.Aborting) {
 		s.Handoff = &control.Handoff{TxID: a.arm.TxID, Exe: a.exe, Candidate: a.candidate, Hold: a.arm.Hold, StartedAt: a.started}
+		if a.waits {
+			s.Handoff.Deadline = k.serving.deadline
+		}
 		if g := k.next; g != nil {
 			s.Handoff.StartedAt, s.Handoff.ReadyAt, s.Handoff.Deadline = g.started, g.readyAt, g.deadline
 		}

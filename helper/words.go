@@ -4,6 +4,7 @@ package helper
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/journal"
@@ -14,6 +15,9 @@ import (
 // noticed acts on a notice of g. The keeper owns its descriptors.
 func (k *keeper) noticed(g *generation, n notice) {
 	d := relay(n, standing{Role: k.role(g), Stopping: k.stopped})
+	if d.Trouble != "" {
+		g.trouble = d.Trouble
+	}
 	if d.Ready && !g.ready {
 		g.ready = true
 		close(g.said)
@@ -22,19 +26,21 @@ func (k *keeper) noticed(g *generation, n notice) {
 		g.words = d.Status
 		k.tellSystemd()
 	}
-	if d.Extend > 0 && g.timer != nil {
+	// A candidate has no say in how long a decision about it may take, nor in how
+	// long it is still there when it is not wanted.
+	if d.Extend > 0 && g.timer != nil && (g != k.next || k.phase == control.Forked) {
 		g.extend(d.Extend)
 	}
 	k.courier.pass(d.Now)
-	if !d.Later.empty() {
-		g.keep(d.Later)
+	if !g.later.add(d.Later) {
+		g.dropped++
 	}
 	switch {
 	case !d.Broken:
 	case g == k.next && k.undecided():
 		k.undo(journal.ReasonHealth, "the candidate asked to be ended (WATCHDOG=trigger)")
 	case g.stopping:
-		g.group.Kill()
+		g.kill()
 	}
 	if d.Barrier >= 0 {
 		k.courier.barrier(d.Barrier)
@@ -45,6 +51,8 @@ func (k *keeper) noticed(g *generation, n notice) {
 // role is what g is to the unit.
 func (k *keeper) role(g *generation) role {
 	switch {
+	case g == k.serving && k.stopped && !g.readyAt.IsZero():
+		return roleServing // nobody has taken over: what it saves at its end is for the unit's next start
 	case g.stopping:
 		return roleDraining
 	case g == k.next:
@@ -55,26 +63,33 @@ func (k *keeper) role(g *generation) role {
 	return roleServing
 }
 
-// laterMax bounds what a candidate may say for the time when it serves, in messages.
-const laterMax = 64
-
-// keep keeps a message until g serves.
-func (g *generation) keep(m message) {
-	if len(g.later) == laterMax {
-		g.dropped++
-		closeAll(m.FDs)
-		return
-	}
-	g.later = append(g.later, m)
-}
-
 // sayLater passes on what g had to say once it serves.
 func (k *keeper) sayLater(g *generation) {
-	for _, m := range g.later {
-		k.courier.pass(m)
-	}
+	g.later.keep(k.courier)
 	if g.dropped > 0 {
 		k.events.Logger().Warn(fmt.Sprintf("%d words of the program for systemd were dropped", g.dropped))
 	}
-	g.later, g.dropped = nil, 0
+	g.dropped = 0
+}
+
+// heartbeat is what keeps systemd's watchdog from barking.
+const heartbeat = "WATCHDOG=1"
+
+// heartbeat ticks while the helper has to speak for a program that is not there: between
+// the end of one and READY of the next. Each of these times has a bound. In all
+// others a program that hangs is systemd's business.
+func (k *keeper) heartbeat() <-chan time.Time {
+	absent := !k.stopped && (k.serving.stopping || k.phase == control.Starting && k.tookOver)
+	switch {
+	case k.watchdog == 0 || !absent:
+		if k.beat != nil {
+			k.beat.Stop()
+			k.beat = nil
+		}
+		return nil
+	case k.beat == nil:
+		k.courier.say(heartbeat)
+		k.beat = time.NewTicker(k.watchdog / 2)
+	}
+	return k.beat.C
 }

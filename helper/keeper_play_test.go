@@ -1,0 +1,231 @@
+//go:build linux
+
+package helper
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/internal/sdnotify"
+)
+
+// envStage is the stageConfig of the processes of a scenario.
+const envStage = "ZDT_TEST_STAGE"
+
+// actors are what the test binary plays when it is executed as the file app of a release whose name begins
+// with one of these: programs under a helper.
+func actors() map[string]func(stageConfig) error {
+	return map[string]func(stageConfig) error{
+		"web":      func(c stageConfig) error { return playWeb(c, webTraits{}) },
+		"stubborn": func(c stageConfig) error { return playWeb(c, webTraits{stubborn: true}) },
+		"mute":     func(c stageConfig) error { return playWeb(c, webTraits{mute: true}) },
+		"crash":    func(stageConfig) error { os.Exit(7); return nil },
+		"again":    playAgain,
+	}
+}
+
+// act plays the program as which this process was executed, and does not return then.
+func act() {
+	if filepath.Base(os.Args[0]) != "app" || os.Getenv(envStage) == "" {
+		return
+	}
+	var c stageConfig
+	err := json.Unmarshal([]byte(os.Getenv(envStage)), &c)
+	release, resolveErr := filepath.EvalSymlinks(filepath.Dir(os.Args[0]))
+	name, _, _ := strings.Cut(filepath.Base(release), ".")
+	if err = errors.Join(err, resolveErr); err == nil {
+		err = actors()[name](c)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[0], err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// helperMain is "zdt run" for the scenarios.
+func helperMain([]string) error {
+	var c stageConfig
+	if err := json.Unmarshal([]byte(os.Getenv(envStage)), &c); err != nil {
+		return err
+	}
+	app := App{
+		Command: []string{c.path("current", "app")}, Environ: os.Environ(), Passing: Passing{Systemd: true}, Overlap: !c.Restart,
+		ReadyTimeout: c.ReadyTimeout, DrainTimeout: c.DrainTimeout, Pause: c.Pause, Resume: c.Resume,
+	}
+	if c.Script != "" {
+		app.Command = []string{"/bin/sh", "-c", c.Script, c.path("log")}
+	}
+	var err error
+	if app.Readiness, err = ParseReadiness(c.Ready); err != nil {
+		return err
+	}
+	exit, err := Run(Options{
+		Service: "stage", ControlSocket: c.path("control.sock"), NotifyDir: c.Dir, HoldTimeout: c.HoldTimeout,
+		Listen: []Listen{{"http", "tcp", "127.0.0.1:0"}}, App: app,
+		Parse: func(command, environ []string) (App, error) {
+			next := app
+			if len(command) > 0 && command[0] == "wrong" {
+				return App{}, errors.New("unknown flag")
+			}
+			if len(command) > 0 {
+				next.Command = command
+			}
+			if len(environ) > 0 {
+				next.Environ = append(environ, envStage+"="+os.Getenv(envStage))
+			}
+			return next, nil
+		},
+		Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	exit.Die()
+	return nil
+}
+
+// webTraits are what makes a web server a difficult one.
+type webTraits struct {
+	stubborn bool // does not end when it is told to
+	mute     bool // never says READY=1
+}
+
+// web is a web server that obeys: it stops accepting at SIGWINCH and begins again at SIGHUP,
+// it finishes its requests at SIGTERM, and at the socket app-PID.sock it does what a
+// test tells it.
+type web struct {
+	stageConfig
+	notifier sdnotify.Notifier
+	release  chan struct{} // closed: /hang answers
+}
+
+func playWeb(c stageConfig, traits webTraits) error {
+	w := &web{stageConfig: c, notifier: sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}, release: make(chan struct{})}
+	if pid := os.Getenv("LISTEN_PID"); pid != strconv.Itoa(os.Getpid()) {
+		return fmt.Errorf("LISTEN_PID=%s", pid)
+	}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGWINCH, syscall.SIGHUP)
+	ln, err := net.FileListener(os.NewFile(3, "http"))
+	if err != nil {
+		return err
+	}
+	orders, err := net.Listen("unix", c.path(fmt.Sprintf("app-%d.sock", os.Getpid())))
+	if err != nil {
+		return err
+	}
+	defer orders.Close()
+	go w.obey(orders)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, os.Getpid()) })
+	mux.HandleFunc("/hang", func(rw http.ResponseWriter, _ *http.Request) {
+		w.note("hangs")
+		<-w.release
+		fmt.Fprint(rw, os.Getpid())
+	})
+	srv := &http.Server{Handler: mux}
+	go srv.Serve(ln)
+	if !traits.mute {
+		w.notifier.Send("READY=1")
+	}
+	for s := range signals {
+		w.note(s.String())
+		if s != syscall.SIGTERM || traits.stubborn {
+			continue
+		}
+		srv.Shutdown(context.Background())
+		if what := w.LastWords; what != "" {
+			f, _ := os.Open(os.DevNull)
+			w.notifier.SendFDs(strings.Split(what, " "), int(f.Fd()))
+		}
+		return nil
+	}
+	return nil
+}
+
+// obey does what it is told, a line each, and answers with an empty one.
+func (w *web) obey(orders net.Listener) {
+	for {
+		conn, err := orders.Accept()
+		if err != nil {
+			return
+		}
+		line, _ := bufio.NewReader(conn).ReadString('\n')
+		verb, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		switch verb {
+		case "say":
+			w.notifier.Send(strings.Split(rest, " ")...)
+		case "store":
+			f, _ := os.Open(os.DevNull)
+			w.notifier.SendFDs([]string{"FDSTORE=1", "FDNAME=" + rest}, int(f.Fd()))
+			f.Close()
+		case "release":
+			close(w.release)
+		case "fork": // a child that is in the group and outlives this process
+			fd, _ := unix.Open(os.DevNull, unix.O_RDWR, 0)
+			pid, err := syscall.ForkExec("/bin/sleep", []string{"sleep", "1000"}, &syscall.ProcAttr{
+				Env: os.Environ(), Files: []uintptr{uintptr(fd), uintptr(fd), uintptr(fd)},
+			})
+			fmt.Fprintln(conn, pid, err)
+		case "exit":
+			n, _ := strconv.Atoi(rest)
+			os.Exit(n)
+		case "environ":
+			fmt.Fprintln(conn, os.Getenv(rest))
+		}
+		fmt.Fprintln(conn)
+		conn.Close()
+	}
+}
+
+// note tells the test, by a line in the stage's log.
+func (w *web) note(what string) {
+	f, err := os.OpenFile(w.path("log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	fmt.Fprintf(f, "%d %s\n", os.Getpid(), what)
+}
+
+// playAgain serves the first time, and does not end when it is told to. Later it does not come up.
+func playAgain(c stageConfig) error {
+	if os.Getenv("ZDT_GENERATION") == "1" {
+		return playWeb(c, webTraits{stubborn: true})
+	}
+	os.Exit(9)
+	return nil
+}
+
+// stageConfig is what a scenario is like.
+type stageConfig struct {
+	Dir       string
+	Program   string // the actor in the first release
+	Script    string // a shell's, in place of it; $0 is the log
+	Ready     string // Readiness
+	Restart   bool   // the program cannot run twice at a time
+	LastWords string // what the program says to systemd at its end, with a descriptor
+
+	Pause, Resume                           syscall.Signal
+	ReadyTimeout, DrainTimeout, HoldTimeout time.Duration
+}
+
+func (c stageConfig) path(elem ...string) string {
+	return filepath.Join(append([]string{c.Dir}, elem...)...)
+}

@@ -134,6 +134,8 @@ func TestOptions(t *testing.T) {
 			return o.Service == "web" && o.ControlSocket == "/run/zdt/web/control.sock"
 		}},
 		{name: "no control socket", o: Options{ControlSocket: "-"}, env: map[string]string{"RUNTIME_DIRECTORY": "/run/zdt/web"}, check: func(o Options) bool { return o.ControlSocket == "" }},
+		{name: "under zdt run", env: map[string]string{"ZDT_GENERATION": "3"}, check: func(o Options) bool { return o.generation == 3 }},
+		{name: "no generation", env: map[string]string{"ZDT_GENERATION": "0"}, err: `ZDT_GENERATION="0"`},
 		{name: "no duration", env: map[string]string{"ZDT_DRAIN_TIMEOUT": "30"}, err: `ZDT_DRAIN_TIMEOUT="30"`},
 		{name: "zero", env: map[string]string{"ZDT_IDLE_GRACE": "0s"}, err: `ZDT_IDLE_GRACE="0s"`},
 		{name: "negative in the environment", env: map[string]string{"ZDT_READY_TIMEOUT": "-1s"}, err: "ZDT_READY_TIMEOUT"},

@@ -90,12 +90,15 @@ func Open(o Options) (*Handoff, error) {
 	}
 	forgetInheritance()
 	h := &Handoff{
-		opt: o, started: time.Now(), generation: 1, origin: fromSystemd,
+		opt: o, started: time.Now(), generation: max(1, o.generation), origin: fromSystemd,
 		gate: gate.New(gate.Paused), tracker: newTracker(),
 		notifier: sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}, events: journal.NewLog(o.Service, journal.NewWriter(journal.DefaultSocket), o.Logger),
 		unserved: make(map[any]struct{}), servers: make(map[*http.Server]struct{}),
 		httpServers: make(map[string][]*arrivals), onConn: make(map[string]func(net.Conn, json.RawMessage)),
 		calls: make(chan func(*machine)), deaf: make(chan struct{}), done: make(chan struct{}),
+	}
+	if o.generation > 0 {
+		h.events.Mute()
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	if err := probeServer(); err != nil {

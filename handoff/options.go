@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -27,6 +28,10 @@ const (
 // and ZDT_IDLE_GRACE in the environment (Go durations, as in "45s") override
 // what the program asked for: they come from the unit, where the operator wrote
 // them. Open refuses values it cannot read.
+//
+// Under "zdt run" it is that which hands over, between groups of processes that it starts, and
+// tells the events. It sets ZDT_GENERATION: the program is that generation then, and
+// writes no events of its own to the journal. A Logger still gets them in words.
 type Options struct {
 	// Service is the name in events and statuses. Default: $ZDT_SERVICE, else
 	// the name of the program.
@@ -102,6 +107,8 @@ type Options struct {
 	// Logger gets what happens in words for people. Default: none under
 	// journald, which gets the events themselves; text on stderr elsewhere.
 	Logger *slog.Logger
+
+	generation int // of a group that "zdt run" has started; 0: nobody has
 }
 
 // withDefaults returns o with the environment's overrides and the defaults.
@@ -149,6 +156,13 @@ func (o Options) withDefaults(getenv func(string) string) (Options, error) {
 		o.VerifyMoves = false
 	default:
 		return o, fmt.Errorf("environment ZDT_VERIFY_MOVES=%q: want yes or no", text)
+	}
+	if text := getenv("ZDT_GENERATION"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return o, fmt.Errorf("environment ZDT_GENERATION=%q: want a number from 1 on", text)
+		}
+		o.generation = n
 	}
 	if o.Service == "" {
 		o.Service = getenv("ZDT_SERVICE")

@@ -342,6 +342,26 @@ func TestFreshEnvironment(t *testing.T) {
 	}
 }
 
+// A program with the library is a program like any other: it is the helper that hands over and tells.
+func TestLibraryProgram(t *testing.T) {
+	s := begin(t, stageConfig{Program: "library"})
+	s.awaitNote(s.await("up", func(control.Status) bool { return true }).App, "is 1")
+	s.signal(s.pid(), unix.SIGUSR2)
+	app := s.awaitGeneration(2).App
+	s.awaitNote(app, "is 2")
+	if pid, err := s.get("/"); pid != app || err != nil {
+		t.Errorf("%d answers, %v", pid, err)
+	}
+	s.signal(s.pid(), unix.SIGTERM)
+	s.awaitExit("exited 0")
+	if words := strings.Join(s.said(), "\n"); strings.Contains(words, "MAINPID") || strings.Contains(words, ": generation 2") {
+		t.Errorf("systemd heard %q", words)
+	}
+	if b, _ := os.ReadFile(s.path("stderr")); strings.Count(string(b), `"event":"drain"`) != 2 || strings.Contains(string(b), "event=") {
+		t.Errorf("the program tells too:\n%s", b)
+	}
+}
+
 // A client that watches sees it all, to the last status.
 func TestWatch(t *testing.T) {
 	s := begin(t, stageConfig{})

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zdt-dev/zdt/handoff"
 	"github.com/zdt-dev/zdt/internal/sdnotify"
 )
 
@@ -36,6 +37,7 @@ func actors() map[string]func(stageConfig) error {
 		"mute":     func(c stageConfig) error { return playWeb(c, webTraits{mute: true}) },
 		"crash":    func(stageConfig) error { os.Exit(7); return nil },
 		"again":    playAgain,
+		"library":  playLibrary,
 	}
 }
 
@@ -211,6 +213,20 @@ func playAgain(c stageConfig) error {
 	}
 	os.Exit(9)
 	return nil
+}
+
+// playLibrary is a program that could hand over by itself.
+func playLibrary(c stageConfig) error {
+	h, err := handoff.Open(handoff.Options{})
+	if err != nil {
+		return err
+	}
+	ln, err := h.Listen("http", "tcp", "")
+	if err != nil {
+		return err
+	}
+	(&web{stageConfig: c}).note(fmt.Sprint("is ", h.Generation()))
+	return h.Serve(&http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, os.Getpid()) })}, ln)
 }
 
 // stageConfig is what a scenario is like.

@@ -5,6 +5,7 @@ package helper
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -67,11 +68,15 @@ func (k *keeper) statusText() string {
 	default:
 		text += "serving"
 	}
+	words := k.serving.words
+	if own, found := strings.CutPrefix(words, fmt.Sprintf("generation %d: ", k.number)); found {
+		_, words, _ = strings.Cut(own, ": ") // a program with the library says so too, and serving or stopping
+	}
 	if k.old != nil {
 		text += fmt.Sprintf("; generation %d drains", k.old.number)
 	}
-	if k.serving.words != "" {
-		text += ": " + k.serving.words
+	if words != "" {
+		text += ": " + words
 	}
 	return text
 }

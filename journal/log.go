@@ -15,6 +15,7 @@ type Log struct {
 	writer   *Writer
 	logger   *slog.Logger
 	fallback bool
+	muted    bool
 }
 
 // NewLog returns a Log for a service, which owns w. w may be nil where there is no
@@ -27,6 +28,11 @@ func NewLog(service string, w *Writer, logger *slog.Logger) *Log {
 	return l
 }
 
+// Mute makes Write write no events from now on, because another process tells the same
+// ones. A logger of the program's own still gets them in words. It is to be called
+// before l is used.
+func (l *Log) Mute() { l.muted = true }
+
 // Logger is for what is no event.
 func (l *Log) Logger() *slog.Logger { return l.logger }
 
@@ -34,7 +40,13 @@ func (l *Log) Logger() *slog.Logger { return l.logger }
 // What was lost is counted and told with the next event.
 func (l *Log) Write(e Event) {
 	e.Service = l.service
-	err := l.writer.Write(e)
+	err := ErrNoJournal
+	if l.muted && l.fallback {
+		return
+	}
+	if !l.muted {
+		err = l.writer.Write(e)
+	}
 	if l.fallback && !errors.Is(err, ErrNoJournal) {
 		return // journald has it; stderr would say it twice
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -95,7 +96,7 @@ func (k *keeper) spawn(number int, app App, exe string) (*generation, error) {
 func (k *keeper) launch(g *generation) error {
 	passing := g.app.Passing
 	passing.generation = g.number
-	p, err := passing.arrange(k.sockets, g.app.Command, k.environ(g))
+	p, err := passing.arrange(append(slices.Clone(k.sockets), k.stored...), g.app.Command, k.environ(g))
 	if err != nil {
 		return fmt.Errorf("arrange the program's sockets: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -30,6 +29,7 @@ type keeper struct {
 	started  time.Time
 	reaper   *reaper
 	sockets  []Socket
+	stored   []Socket      // of systemd's store; until the first generation has them
 	bound    int           // how many of sockets, the last ones, were bound here
 	watchdog time.Duration // within which systemd wants a heartbeat; 0: never
 	beat     *time.Ticker  // of the helper's own heart, see heartbeat
@@ -109,27 +109,6 @@ func Run(o Options) (Exit, error) {
 	return k.end, nil
 }
 
-// handled are the signals the helper itself obeys; forwarded go to the program.
-func handled() [][]os.Signal {
-	return [][]os.Signal{
-		{syscall.SIGUSR2}, {syscall.SIGUSR1}, {syscall.SIGTERM, syscall.SIGINT}, {syscall.SIGQUIT}, {syscall.SIGHUP},
-		{syscall.SIGWINCH, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT},
-	}
-}
-
-// watch begins to receive signals. Each kind has a channel of its own, so that
-// a storm of one is not what another is lost in.
-func (k *keeper) watch() {
-	k.signals = nil
-	for _, kind := range handled() {
-		c := make(chan os.Signal, len(kind))
-		signal.Notify(c, kind...)
-		k.signals = append(k.signals, c)
-	}
-	// A reader of this process's output that is gone must not be its end.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-}
-
 // begin starts the first generation.
 func (k *keeper) begin() error {
 	k.number, k.phase = 1, control.Starting
@@ -138,6 +117,7 @@ func (k *keeper) begin() error {
 		return err
 	}
 	k.serving = g
+	k.closeStored()
 	g.setDeadline(g.app.ReadyTimeout)
 	k.server.Own() // a status tells that it starts
 	return nil
@@ -179,25 +159,6 @@ func (k *keeper) run() {
 		k.renewAtRest()
 	}
 	close(k.deaf)
-}
-
-func (k *keeper) signal(s os.Signal) {
-	switch s {
-	case syscall.SIGUSR2:
-		k.start()
-	case syscall.SIGUSR1:
-		if k.undecided() {
-			k.undo(journal.ReasonSignal, "SIGUSR1")
-		}
-	case syscall.SIGQUIT:
-		k.quit()
-	case syscall.SIGHUP:
-		k.renew()
-	case syscall.SIGTERM, syscall.SIGINT:
-		k.stop()
-	default:
-		k.serving.group.Signal(s.(syscall.Signal))
-	}
 }
 
 // do runs f on the deciding goroutine and waits for it; false: that has ended.

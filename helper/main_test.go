@@ -28,6 +28,7 @@ func roles() map[string]func(args []string) error {
 }
 
 func TestMain(m *testing.M) {
+	CheckState(os.Args[1:])
 	Shim(os.Args[1:])
 	act()
 	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "role:") {

@@ -4,7 +4,6 @@ package helper
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -58,7 +57,8 @@ func newKeeper(o Options) *keeper {
 	}
 }
 
-// inherit takes the sockets over that systemd has passed.
+// inherit takes the descriptors over that systemd has passed. Those that are no sockets to
+// accept on, or to receive from, are what the program had put into systemd's store (FDSTORE=1).
 func (k *keeper) inherit(getenv func(string) string, pid int) error {
 	if !listenfds.MeantFor(getenv, pid) {
 		return nil
@@ -67,17 +67,26 @@ func (k *keeper) inherit(getenv func(string) string, pid int) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for i, name := range names { // all of them, so that none stays open unclaimed
+	for i, name := range names {
 		fd := listenfds.Start + i
 		netfd.Claim(fd)
 		s := Socket{Name: name, FD: fd}
 		if s.Network, s.Address, err = netfd.Info(fd); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			k.stored = append(k.stored, s)
+			continue
 		}
 		k.sockets = append(k.sockets, s)
 	}
-	return errors.Join(errs...)
+	return nil
+}
+
+// closeStored closes what only the first generation gets. A copy that stayed here would
+// keep a connection open that the program has closed.
+func (k *keeper) closeStored() {
+	for _, s := range k.stored {
+		netfd.Close(s.FD)
+	}
+	k.stored = nil
 }
 
 // bind binds a socket unless one of its name was inherited. One that has the
@@ -131,6 +140,7 @@ func (k *keeper) release() {
 	for _, s := range k.sockets {
 		netfd.Close(s.FD)
 	}
+	k.closeStored()
 	k.courier.Close()
 	k.events.Close()
 }

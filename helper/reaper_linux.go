@@ -28,6 +28,8 @@ type reaper struct {
 	// opened for; EINVAL: the kernel cannot.
 	toGroup func(pidfd int, sig syscall.Signal) error
 
+	kept bool // stop leaves the pidfds open; set before quit is closed
+
 	// The goroutine's own.
 	leaders   map[int]*group // whose leader is not yet reaped, by its pid
 	lingering []*group       // whose leader has ended
@@ -50,7 +52,7 @@ const pidfdProcessGroup = 1 << 2
 var errStopped = errors.New("the reaper has stopped")
 
 // startReaper makes this process the subreaper of its descendants and reaps from now on.
-// inherited are groups that an earlier helper in this process has started.
+// inherited are groups that an earlier reaper in this process has left.
 func startReaper(inherited ...*group) (*reaper, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become the reaper of orphans: %w", err)
@@ -66,6 +68,10 @@ func startReaper(inherited ...*group) (*reaper, error) {
 	}
 	for _, g := range inherited {
 		g.r = r
+		if _, over := g.LeaderExit(); over {
+			r.lingering = append(r.lingering, g)
+			continue
+		}
 		r.leaders[g.leader] = g
 	}
 	died := make(chan os.Signal, 1)
@@ -85,14 +91,25 @@ func (r *reaper) stop() {
 	<-r.stopped
 }
 
+// leave is stop for a helper that takes the place of this one: the groups keep their
+// pidfds and can be given to startReaper. Who ends from now on is reaped by
+// that.
+func (r *reaper) leave() {
+	r.kept = true
+	r.stop()
+}
+
 func (r *reaper) loop(died <-chan os.Signal) {
 	look := time.NewTicker(lingerInterval)
 	defer look.Stop()
 	again := make(chan struct{}, 1)
-	again <- struct{}{} // what an earlier helper in this process was told of
+	again <- struct{}{} // what an earlier one in this process was told of
 	for {
 		select {
 		case <-r.quit:
+			if r.kept {
+				return
+			}
 			for _, g := range r.leaders {
 				unix.Close(g.pidfd)
 			}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -186,8 +185,13 @@ func (k *keeper) become(path string) error {
 	g := k.serving
 	k.leaveControl()
 	fd, last, err := g.mailbox.detach()
+	unheard := k.hearOut(g)
 	for _, n := range last {
 		k.noticed(g, n)
+	}
+	k.reaper.leave() // before the look: who is reaped here cannot be reaped by the next helper
+	if err == nil && g.isOver() {
+		err = errors.New("the program has ended meanwhile")
 	}
 	k.courier.Close() // what was said is said before the next helper speaks
 	s.Serving.Words = g.words
@@ -195,7 +199,23 @@ func (k *keeper) become(path string) error {
 		s.Serving.Mailbox = fd
 		err = k.execute(path, s)
 	}
-	return errors.Join(err, k.comeBack(s, fd))
+	return errors.Join(err, k.comeBack(s, fd, unheard))
+}
+
+// hearOut acts on what the program had said before its mailbox was detached and nobody
+// has heard. It returns the other news that came meanwhile.
+func (k *keeper) hearOut(g *generation) (others []news) {
+	for {
+		n := <-k.news
+		switch {
+		case n.from == g && n.silent:
+			return others
+		case n.from == g && n.notice != nil:
+			k.noticed(g, *n.notice)
+		default:
+			others = append(others, n)
+		}
+	}
 }
 
 // execute is the point of no return, if it works.
@@ -236,9 +256,14 @@ func (k *keeper) leaveControl() {
 }
 
 // comeBack takes up again what become had let go.
-func (k *keeper) comeBack(s state, mail int) error {
+func (k *keeper) comeBack(s state, mail int, unheard []news) error {
 	var errs []error
 	k.courier = startCourier(k.notifier)
+	r, err := startReaper(k.serving.group)
+	if err == nil {
+		k.reaper = r
+	}
+	errs = append(errs, err)
 	if s.Control >= 0 {
 		server, err := control.Adopt(s.Control, k.opt.ControlSocket, control.Runtime{Answer: k.answer, Watch: k.subscribe})
 		if err == nil {
@@ -251,6 +276,9 @@ func (k *keeper) comeBack(s state, mail int) error {
 		errs = append(errs, k.hearAgain(k.serving, mail))
 	}
 	k.watch()
+	for _, n := range unheard {
+		k.hear(n)
+	}
 	for _, sig := range s.Signals {
 		k.signal(sig)
 	}
@@ -343,64 +371,4 @@ func stateFD() (int, error) {
 	}
 	netfd.Claim(fd)
 	return fd, nil
-}
-
-// waiting are the signals that wait while a helper executes another one in its place.
-func waiting() []syscall.Signal {
-	return []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT}
-}
-
-// BlockSignals executes this program once more with the signals of waiting blocked,
-// unless they are. It is for the first line of zdt run.
-//
-// Go's runtime keeps what was blocked at the start blocked in all threads but one, which
-// receives what signal.Notify asks for. No thread of Go can block a signal for the others
-// later.
-func BlockSignals() error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var now, want unix.Sigset_t
-	for _, s := range waiting() {
-		addSignal(&want, s)
-	}
-	if err := unix.PthreadSigmask(unix.SIG_BLOCK, nil, &now); err != nil {
-		return fmt.Errorf("look at the signals that are blocked: %w", err)
-	}
-	if contains(now, want) {
-		return nil
-	}
-	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &want, nil); err != nil {
-		return fmt.Errorf("block signals: %w", err)
-	}
-	path := ownFile()
-	return &os.PathError{Op: "execute", Path: path, Err: syscall.Exec(path, os.Args, os.Environ())}
-}
-
-// ownFile is a path to the file that this process runs: by its name while that is its, since ps
-// and journald show the last part of it.
-func ownFile() string {
-	const self = "/proc/self/exe"
-	path, err := os.Executable()
-	if err != nil {
-		return self
-	}
-	named, err1 := os.Stat(path)
-	running, err2 := os.Stat(self)
-	if err1 != nil || err2 != nil || !os.SameFile(named, running) {
-		return self
-	}
-	return path
-}
-
-func addSignal(set *unix.Sigset_t, s syscall.Signal) {
-	set.Val[(s-1)/64] |= 1 << (uint(s-1) % 64)
-}
-
-func contains(set, want unix.Sigset_t) bool {
-	for i := range want.Val {
-		if set.Val[i]&want.Val[i] != want.Val[i] {
-			return false
-		}
-	}
-	return true
 }

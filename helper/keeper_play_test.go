@@ -102,6 +102,9 @@ func helperMain([]string) error {
 	return nil
 }
 
+// lastWords is how often LastWords are said.
+const lastWords = 50
+
 // webTraits are what makes a web server a difficult one.
 type webTraits struct {
 	stubborn bool // does not end when it is told to
@@ -154,7 +157,9 @@ func playWeb(c stageConfig, traits webTraits) error {
 		srv.Shutdown(context.Background())
 		if what := w.LastWords; what != "" {
 			f, _ := os.Open(os.DevNull)
-			w.notifier.SendFDs(strings.Split(what, " "), int(f.Fd()))
+			for range lastWords { // more than one, so that some wait when it is gone
+				w.notifier.SendFDs(strings.Split(what, " "), int(f.Fd()))
+			}
 		}
 		return nil
 	}

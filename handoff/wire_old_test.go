@@ -283,16 +283,21 @@ type oldIncumbent struct {
 // pausable is a listener that stops accepting for a while.
 type pausable struct {
 	*net.TCPListener
-	mu   sync.Mutex
-	open chan struct{} // closed: accept
+	mu     sync.Mutex
+	open   chan struct{} // closed: accept
+	within sync.Mutex    // held by an accept
 }
 
+// set returns when an accept that has looked at the deadline before is over: it may
+// still have accepted.
 func (p *pausable) set(open bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !open {
 		p.open = make(chan struct{})
 		p.SetDeadline(time.Unix(1, 0))
+		p.within.Lock()
+		p.within.Unlock()
 		return
 	}
 	p.SetDeadline(time.Time{})
@@ -314,7 +319,9 @@ func (p *pausable) Accept() (net.Conn, error) {
 		open := p.open
 		p.mu.Unlock()
 		<-open
+		p.within.Lock()
 		c, err := p.TCPListener.Accept()
+		p.within.Unlock()
 		if !os.IsTimeout(err) {
 			return c, err
 		}

@@ -128,7 +128,9 @@ func poll(ctx context.Context, pause, most time.Duration, try func(context.Conte
 		}
 		if ctx.Err() != nil {
 			// What ended with ctx says the least, unless the program had the connection and did not answer.
-			if last == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			var op *net.OpError
+			connecting := errors.As(err, &op) && op.Op == "dial"
+			if last == nil || errors.Is(err, os.ErrDeadlineExceeded) && !connecting {
 				last = err
 			}
 			return last

@@ -204,8 +204,8 @@ func gone(p *process) <-chan struct{} {
 
 // exitGrace is how long a process that ends may be outside of its control
 // group already: in a hierarchy of version 1 exit(2) moves it to the root one
-// before it counts as dead.
-const exitGrace = 100 * time.Millisecond
+// before it counts as dead, and on a busy host its last steps take a while.
+const exitGrace = 500 * time.Millisecond
 
 // meet opens the candidate that the incumbent names, once, and proves that it
 // is a process of the unit.

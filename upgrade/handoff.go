@@ -28,13 +28,13 @@ func (r *run) listen() (string, error) {
 		// The runtime's own deadline comes first, and its word with it.
 		err = failure(string(journal.ReasonReadyTimeout), "the candidate was not READY within %s, and %s did not say why", r.Options.ReadyTimeout, r.incumbent())
 	}
-	if err == nil {
-		err = r.reloaded()
-	}
 	if err != nil {
 		return "", err
 	}
-	h := r.ev.status.Handoff
+	h := r.ev.status.Handoff // as it was held; what comes next may undo it
+	if err := r.reloaded(); err != nil {
+		return "", err
+	}
 	return fmt.Sprintf("pid %d READY after %s", h.Candidate, round(h.ReadyAt.Sub(h.StartedAt))), nil
 }
 

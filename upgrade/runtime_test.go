@@ -316,8 +316,11 @@ func TestStoppedUnderAHelper(t *testing.T) {
 				e.Options.Bake = 0
 			}
 			rep := e.Run(t.Context())
-			if phase == Drain && rep.Phase == Exit {
+			switch {
+			case phase == Drain && rep.Phase == Exit:
 				phase = Exit // the drain was over first
+			case phase == Listen && rep.Phase == Bake:
+				phase = Bake // READY was there first
 			}
 			w.want(rep, NotRestored, phase, "stopping")
 			wantText(t, "cause", rep.Cause, "told to stop", "web.service is inactive")
@@ -337,7 +340,11 @@ func TestInterruptUnderAHelper(t *testing.T) {
 			rep := w.engine(program(t, "good", "v2")).Run(ctx)
 			switch phase {
 			case Trigger, Listen, Bake, Commit:
-				w.want(rep, Interrupted, phase, reasonInterrupted)
+				where := phase
+				if phase == Listen && rep.Phase == Bake { // READY was there first
+					where = Bake
+				}
+				w.want(rep, Interrupted, where, reasonInterrupted)
 				w.wantOld()
 			default:
 				w.want(rep, Upgraded, "", "")
@@ -393,6 +400,25 @@ func TestReload(t *testing.T) {
 		w.want(rep, Upgraded, "", "")
 		wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "the reload that started it failed: timeout")
 	})
+	t.Run("fails before the helper is heard", func(t *testing.T) {
+		w := newWorld(t, helped)
+		p, reload := newProxy(w), w.host.Reload
+		failed := make(chan struct{})
+		p.answer = func(op string, r *control.Response) bool {
+			if op == control.OpWatch && r.Status.Handoff != nil {
+				<-failed
+			}
+			return true
+		}
+		p.request = func(r control.Request) bool {
+			if r.Op == control.OpDisarm {
+				close(failed)
+			}
+			return true
+		}
+		w.host.Reload = func(ctx context.Context) error { return errors.Join(reload(ctx), errors.New("timeout")) }
+		w.want(w.upgrade(program(t, "good", "v2")), Upgraded, "", "")
+	})
 	t.Run("does not end", func(t *testing.T) {
 		w := newWorld(t, helped)
 		reload := w.host.Reload
@@ -411,6 +437,25 @@ func TestReload(t *testing.T) {
 		w.want(rep, Upgraded, "", "")
 		wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "does not run zdt handoff")
 	})
+}
+
+// The handoff is undone between READY and the end of ExecReload=.
+func TestUndoneWhileReloading(t *testing.T) {
+	w := newWorld(t, helped)
+	reload := w.host.Reload
+	w.host.Reload = func(ctx context.Context) error {
+		err := reload(ctx)
+		w.command(func(c *control.Client) { c.Abort(ctx, "", "not today") })
+		until(t, "it is undone", func() bool { s := w.status(); return s.Phase == control.Idle })
+		return err
+	}
+	rep := w.upgrade(program(t, "good", "v2"))
+	if rep.Phase == Bake { // the end of the reload was heard first
+		rep.Phase = Listen
+	}
+	w.want(rep, RolledBack, Listen, "requested")
+	w.wantOld()
+	w.wantNextWorks()
 }
 
 // Between preflight and trigger the program was replaced by a bare handoff: the helper is the same.

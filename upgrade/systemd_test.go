@@ -162,6 +162,7 @@ func (s *systemd) launch() {
 	}
 	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{Env: env, Files: []uintptr{0, log.Fd(), log.Fd()}})
 	if err != nil {
+		s.t.Logf("execute %s: %v", argv[0], err)
 		s.setLocked(func(u *Unit) { u.ActiveState, u.Result, u.MainPID = "failed", "exec-condition", 0 })
 		return
 	}
@@ -253,7 +254,11 @@ func (s *systemd) stop(lastFirst bool) {
 			c.Close()
 		}
 	}
-	s.set(func(u *Unit) { u.ActiveState = "deactivating" })
+	s.set(func(u *Unit) {
+		if u.MainPID != 0 { // it may be over already
+			u.ActiveState = "deactivating"
+		}
+	})
 }
 
 // processes are those of the unit.

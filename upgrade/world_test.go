@@ -142,8 +142,17 @@ func processHost(dir string, mainPID func() int) Host {
 		Control: func(ctx context.Context) (*control.Client, error) {
 			return control.Dial(ctx, filepath.Join(dir, "control.sock"))
 		},
-		Exe:    func(pid int) (string, error) { return os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) },
-		InUnit: func(pid int, _ Unit) (bool, error) { return ofUnit(pid, dir), nil },
+		Exe: func(pid int) (string, error) { return os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) },
+		InUnit: func(pid int, _ Unit) (bool, error) {
+			// A process has no environment for a moment in the middle of exec(2), after its parent has been told.
+			for range 50 {
+				if env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || len(env) > 0 {
+					break
+				}
+				pause(context.Background(), poll/10)
+			}
+			return ofUnit(pid, dir), nil
+		},
 		Cursor: func(context.Context) (string, error) { return "", errNoJournal },
 		Write:  func(journal.Event) {},
 		Now:    time.Now,

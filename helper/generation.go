@@ -80,7 +80,7 @@ func (k *keeper) spawn(number int, app App, exe string) (*generation, error) {
 		return nil, err
 	}
 	if g.exe == "" {
-		g.exe = g.program.Path
+		g.exe = releaseFile(g.app.Command, g.pinned, g.program.Path)
 	}
 	if err := g.mailbox.listen(g.band()); err != nil {
 		g.group.Kill()

@@ -107,6 +107,17 @@ func withRelease(command []string, exe string) []string {
 	return out
 }
 
+// releaseFile is the first file of a release in a command, which may be an argument of an interpreter;
+// path when there is none.
+func releaseFile(command, pinned []string, path string) string {
+	for i, word := range pinned {
+		if word != command[i] {
+			return word
+		}
+	}
+	return path
+}
+
 // pinned returns command with each …/current/ in its words replaced by where that symlink
 // leads now: the command that starts the same release again after the link has changed.
 func pinned(command []string, resolve func(string) (string, error)) []string {

@@ -288,7 +288,7 @@ func TestNewProgramDies(t *testing.T) {
 		st.Last.Exit == nil || *st.Last.Exit != (control.Exit{Code: "exited", Status: "3"}) {
 		t.Errorf("%+v, last %+v", st, st.Last)
 	}
-	if st.Exe != s.path("current", "app") {
+	if st.Exe != s.path("releases", "web.one", "app") {
 		t.Errorf("it runs %s", st.Exe)
 	}
 	if pid, err := s.get("/"); pid != st.App || err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/internal/journalstream"
+	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
 // generation is one process group and everything that is its own. The keeper's
@@ -99,6 +100,15 @@ func (k *keeper) launch(g *generation) error {
 	p, err := passing.arrange(append(slices.Clone(k.sockets), k.stored...), g.app.Command, k.environ(g))
 	if err != nil {
 		return fmt.Errorf("arrange the program's sockets: %w", err)
+	}
+	if passing.Nginx {
+		// nginx uses an inherited socket as it is, and accepts from it with several workers: with one that blocks, all
+		// but one of them would hang in accept(2) at each connection.
+		for _, s := range k.sockets {
+			if err := netfd.SetNonblock(s.FD); err != nil {
+				return fmt.Errorf("make socket %q non-blocking: %w", s.Name, err)
+			}
+		}
 	}
 	p.Dir, p.IgnoreSIGPIPE = g.app.Dir, k.ignoreSIGPIPE
 	out, release := journalstream.StandardFDs(k.opt.Service)

@@ -2,7 +2,6 @@ package handoff
 
 import (
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -97,13 +96,8 @@ func (m *machine) decidable(req control.Request) (code, text string) {
 
 func (m *machine) arm(req control.Request) (code, text string) {
 	a := req.Arm
-	switch {
-	case a == nil || a.TxID == "":
-		return control.CodeBadRequest, "arm without a txid"
-	case a.Exe != "" && !filepath.IsAbs(a.Exe):
-		return control.CodeBadRequest, fmt.Sprintf("arm: %q is not an absolute path", a.Exe)
-	case a.HoldFor < 0 || a.ReadyTimeout < 0:
-		return control.CodeBadRequest, "arm: negative duration"
+	if why := a.Bad(); why != "" {
+		return control.CodeBadRequest, why
 	}
 	if code, why := m.refuse(); why != "" {
 		return code, why

@@ -4,7 +4,6 @@ package helper
 
 import (
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -81,13 +80,8 @@ func (k *keeper) decidable(req control.Request) (code, text string) {
 // systemd alone can say: the unit's environment and command of this moment.
 func (k *keeper) arm(req control.Request) (code, text string) {
 	a := req.Arm
-	switch {
-	case a == nil || a.TxID == "":
-		return control.CodeBadRequest, "arm without a txid"
-	case a.Exe != "" && !filepath.IsAbs(a.Exe):
-		return control.CodeBadRequest, fmt.Sprintf("arm: %q is not an absolute path", a.Exe)
-	case a.HoldFor < 0 || a.ReadyTimeout < 0:
-		return control.CodeBadRequest, "arm: negative duration"
+	if why := a.Bad(); why != "" {
+		return control.CodeBadRequest, why
 	}
 	if code, why := k.refuse(); why != "" {
 		return code, why

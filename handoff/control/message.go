@@ -1,6 +1,10 @@
 package control
 
-import "time"
+import (
+	"fmt"
+	"path/filepath"
+	"time"
+)
 
 // Operations a client may ask for.
 const (
@@ -53,6 +57,19 @@ type Arm struct {
 	// absent. A program that hands over by itself cannot use them.
 	Environ []string `json:"environ,omitempty"`
 	Command []string `json:"command,omitempty"`
+}
+
+// Bad says what a runtime must refuse a for; "" if it is right.
+func (a *Arm) Bad() string {
+	switch {
+	case a == nil || a.TxID == "":
+		return "arm without a txid"
+	case a.Exe != "" && !filepath.IsAbs(a.Exe):
+		return fmt.Sprintf("arm: %q is not an absolute path", a.Exe)
+	case a.HoldFor < 0 || a.ReadyTimeout < 0:
+		return "arm: negative duration"
+	}
+	return ""
 }
 
 // Response is one line from a runtime.

@@ -190,8 +190,13 @@ func (k *keeper) become(path string) error {
 		k.noticed(g, n)
 	}
 	k.reaper.leave() // before the look: who is reaped here cannot be reaped by the next helper
-	if err == nil && g.isOver() {
+	switch {
+	case err != nil:
+	case g.isOver():
 		err = errors.New("the program has ended meanwhile")
+	case k.armed != nil: // by a request that was on its way; the next helper would not know of it
+		k.wanted = true
+		err = errors.New("a handoff was prepared meanwhile; it is tried again after that")
 	}
 	k.courier.Close() // what was said is said before the next helper speaks
 	s.Serving.Words = g.words

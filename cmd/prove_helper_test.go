@@ -36,7 +36,9 @@ func TestProveAHelper(t *testing.T) {
 		{"the old one does not end", nil, []func(*control.Status){groupServes}, proveUnfinished, ExitDeadline, "pid 4000 was handed over"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			var served atomic.Int64
 			p := newProvable(t, func(w http.ResponseWriter, r *http.Request, during bool) {
+				served.Add(1)
 				if tt.handle != nil {
 					tt.handle(w, during)
 				}
@@ -58,7 +60,10 @@ func TestProveAHelper(t *testing.T) {
 					p.during.Store(true)
 					p.runtime.become(groupForks)
 					for _, step := range tt.steps {
-						time.Sleep(30 * time.Millisecond) // for requests
+						enough := served.Load() + 50 // each client has met the step before
+						for late := time.Now().Add(5 * time.Second); served.Load() < enough && time.Now().Before(late); {
+							time.Sleep(time.Millisecond)
+						}
 						p.runtime.become(step)
 					}
 					p.during.Store(false)

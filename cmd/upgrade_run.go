@@ -37,13 +37,6 @@ func (f *factory) transact(ctx context.Context, o upgradeOptions, observe func(u
 		return upgrade.Report{}, &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
 	}
 	defer store.Close()
-	if o.Binary == "" { // the current release once more: what an interrupted upgrade left is put in order
-		current, err := store.Current()
-		if err != nil {
-			return upgrade.Report{}, &Failure{Code: ExitRefused, Err: fmt.Errorf("find the current release: %w", err), Hint: hintOf(err)}
-		}
-		o.Binary = current.Path
-	}
 	e := upgrade.Engine{
 		Options: upgrade.Options{
 			Service: o.Service, Binary: o.Binary, SHA256: o.SHA256, Why: o.Why, User: f.globals.user, Wait: o.Wait,

@@ -32,6 +32,7 @@ func (r *run) conclude(err error) {
 			r.end(Failed, f.Error())
 		}
 	}
+	r.unprefer()
 	switch {
 	case r.txn.TxID == "":
 	case r.keep:

@@ -92,6 +92,9 @@ func zdtMain() error {
 		return reload(ctx)
 	}
 	e := engineFor(dir, faultyStore{store, die}, host, binary, nil)
+	if binary == "" {
+		e.Options.Kind = release.KindRollback
+	}
 	rep := e.Run(context.Background())
 	fmt.Println(asJSON(rep))
 	return fmt.Errorf("never came to %q", at)

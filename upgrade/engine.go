@@ -14,8 +14,14 @@ import (
 // Options are what the operator asked for and what the unit's policy says.
 type Options struct {
 	Service string
-	Binary  string // file to upgrade to; "" is the current release once more
-	SHA256  string // expected, hex; "" for any
+	// Kind is what is asked for: an upgrade (also ""), or a rollback, which goes to a release that has
+	// served before, and without probation.
+	Kind release.Kind
+	// Binary is the file to upgrade to, Release the ID of a release that is in the store already. With neither an
+	// upgrade is to the current release once more, a rollback to the last committed one before it.
+	Binary  string
+	Release string
+	SHA256  string // expected of Binary, hex; "" for any
 	Why     string
 	// User: the service belongs to a user manager. It decides how commands
 	// in hints are spelled.
@@ -91,11 +97,15 @@ func (e Engine) Run(ctx context.Context) Report {
 	e.slack = cmp.Or(e.slack, defaultSlack)
 	e.Options.ReadyTimeout = cmp.Or(e.Options.ReadyTimeout, defaultTimeout)
 	e.Options.DrainTimeout = cmp.Or(e.Options.DrainTimeout, defaultTimeout)
+	e.Options.Kind = cmp.Or(e.Options.Kind, release.KindUpgrade)
+	if e.Options.Kind == release.KindRollback {
+		e.Options.Bake = 0 // it has proved itself
+	}
 	if e.Observe == nil {
 		e.Observe = func(Update) {}
 	}
 	r := &run{Engine: e, ctx: ctx}
-	r.report = Report{Schema: "zdt.upgrade/1", Service: e.Options.Service, StartedAt: e.Host.Now()}
+	r.report = Report{Schema: "zdt.upgrade/1", Kind: e.Options.Kind, Service: e.Options.Service, StartedAt: e.Host.Now(), Who: e.Who, Why: e.Options.Why}
 	r.begin(Preflight, "")
 	err := r.acquire()
 	if err == nil {
@@ -138,7 +148,7 @@ func (r *run) transact() error {
 	}
 	r.end(Done, fmt.Sprintf("pid %d, generation %d", r.unit.MainPID, r.report.Generation))
 
-	r.begin(Stage, r.Options.Binary)
+	r.begin(Stage, cmp.Or(r.Options.Release, r.Options.Binary, string(r.Options.Kind)))
 	if err := r.stage(); err != nil {
 		return err
 	}
@@ -182,23 +192,6 @@ func (r *run) handoff() error {
 		}
 		r.end(Done, text)
 		break
-	}
-	return nil
-}
-
-// stage makes the release.
-func (r *run) stage() error {
-	to, err := r.Store.Stage(r.ctx, r.Options.Binary, release.StageOptions{SHA256: r.Options.SHA256})
-	if err != nil {
-		return &Failure{Outcome: Refused, Err: fmt.Errorf("stage release: %w", err), Hint: hintOf(err)}
-	}
-	r.to = to
-	r.report.To = describe(to)
-	for _, name := range to.Dropped {
-		r.warn("the release does not carry %s of %s; does the program need it?", name, r.Options.Binary)
-	}
-	if r.current.ID == to.ID && r.running == to.ID {
-		r.report.Outcome = Unchanged
 	}
 	return nil
 }

@@ -38,7 +38,9 @@ type Unit struct {
 type Store interface {
 	Dir() string
 	Current() (release.Release, error)
+	Previous() (release.Release, error)
 	Get(id string) (release.Release, error)
+	Verify(ctx context.Context, r release.Release) error
 	Stage(ctx context.Context, src string, o release.StageOptions) (release.Release, error)
 	Flip(r release.Release) error
 	WriteTxn(t release.Txn) error

@@ -20,11 +20,8 @@ func (r *run) preflight() error {
 		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
 	}
 	r.setCurrent(current)
-	if r.Options.Binary == "" {
-		r.Options.Binary = current.Path
-	}
-	if err := r.Check(r.Options.Binary); err != nil {
-		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
+	if err := r.checkRequest(); err != nil {
+		return err
 	}
 	if r.Host.Tidy != nil {
 		if err := r.Host.Tidy(r.ctx); err != nil {

@@ -28,16 +28,27 @@ func (r *run) recover(old release.Txn) error {
 			err = r.Store.Flip(to)
 		}
 		if err != nil {
-			return &Failure{Outcome: Refused, Err: fmt.Errorf("finish upgrade %s: %w", old.TxID, err), Hint: hintOf(err)}
+			return &Failure{Outcome: Refused, Err: fmt.Errorf("finish %s %s: %w", old.Kind, old.TxID, err), Hint: hintOf(err)}
 		}
 		r.setCurrent(to)
 		outcome = Upgraded
-		r.warn("upgrade %s had committed and was cut short; it is finished now", old.TxID)
+		r.warn("%s %s had committed and was cut short; it is finished now", old.Kind, old.TxID)
+	case old.Kind == release.KindRollback && r.running == old.From && r.current.ID == old.To:
+		// It began with current, see prefer.
+		from, err := r.Store.Get(old.From)
+		if err == nil {
+			err = r.Store.Flip(from)
+		}
+		if err != nil {
+			return &Failure{Outcome: Refused, Err: fmt.Errorf("undo rollback %s: %w", old.TxID, err), Hint: hintOf(err)}
+		}
+		r.setCurrent(from)
+		r.warn("rollback %s was cut short before its commit; it is undone", old.TxID)
 	case old.Phase.Before(release.PhaseDrain):
-		r.warn("upgrade %s was cut short before its commit; it is undone", old.TxID)
+		r.warn("%s %s was cut short before its commit; it is undone", old.Kind, old.TxID)
 	default:
 		// systemd started the earlier release: a crash, a restart, a reboot.
-		r.warn("upgrade %s had committed and was cut short; the service was started again since, from release %s: it is undone", old.TxID, r.current.ID)
+		r.warn("%s %s had committed and was cut short; the service was started again since, from release %s: it is undone", old.Kind, old.TxID, r.current.ID)
 	}
 	reason := reasonZdtDied
 	if old.Undo && old.Reason != "" && outcome != Upgraded {
@@ -47,14 +58,14 @@ func (r *run) recover(old release.Txn) error {
 		Committed: outcome == Upgraded, Outcome: string(outcome), ExitCode: r.ExitCode(Report{Outcome: outcome}),
 		Started: old.Started, Ended: r.Host.Now(), Who: old.Who, Why: old.Why, Reason: reason}
 	if err := r.Store.AppendHistory(entry); err != nil {
-		return &Failure{Outcome: Refused, Err: fmt.Errorf("close upgrade %s: %w", old.TxID, err), Hint: hintOf(err)}
+		return &Failure{Outcome: Refused, Err: fmt.Errorf("close %s %s: %w", old.Kind, old.TxID, err), Hint: hintOf(err)}
 	}
 	return r.clear(old)
 }
 
 func (r *run) clear(old release.Txn) error {
 	if err := r.Store.ClearTxn(); err != nil {
-		return &Failure{Outcome: Refused, Err: fmt.Errorf("close upgrade %s: %w", old.TxID, err), Hint: hintOf(err)}
+		return &Failure{Outcome: Refused, Err: fmt.Errorf("close %s %s: %w", old.Kind, old.TxID, err), Hint: hintOf(err)}
 	}
 	return nil
 }

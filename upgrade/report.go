@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/release"
 )
 
 // Phase is a step of the transaction.
@@ -69,6 +70,11 @@ type Report struct {
 	Changed  bool    `json:"changed"` // another release serves than before
 	TxID     string  `json:"txid,omitempty"`
 	Service  string  `json:"service"`
+	// Kind is what was asked for: upgrade or rollback. The outcome of a rollback that came to a good end
+	// is "upgraded" as well: the release that was asked for serves.
+	Kind release.Kind `json:"kind"`
+	Who  release.Who  `json:"who"`
+	Why  string       `json:"why,omitempty"`
 
 	From *Release `json:"from,omitempty"`
 	To   *Release `json:"to,omitempty"`

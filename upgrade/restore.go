@@ -8,6 +8,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/journal"
+	"github.com/zdt-dev/zdt/release"
 )
 
 // restoreLimit bounds the wait for a healthy service after a failure, over
@@ -252,10 +253,12 @@ func (w *wait) judge(s control.Status) (found, error) {
 	if s.PID == r.ev.incumbent.pid {
 		who = "the helper"
 	}
-	switch id {
-	case r.txn.From:
+	switch {
+	case r.Options.Kind == release.KindRollback && id == r.to.ID:
+		return found{new: true, action: fmt.Sprintf("%s started the earlier release %s as pid %d", who, id, pid)}, nil
+	case id == r.txn.From:
 		return found{action: fmt.Sprintf("%s started the old release again as pid %d", who, pid)}, nil
-	case r.current.ID:
+	case id == r.current.ID:
 		return found{action: fmt.Sprintf("%s started the current release %s again as pid %d", who, id, pid)}, nil
 	default:
 		return found{}, fmt.Errorf("process %d runs release %q, and not %q", pid, id, r.txn.From)

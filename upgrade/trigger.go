@@ -21,6 +21,9 @@ func (r *run) trigger() (string, error) {
 	if err := r.firstRecord(); err != nil {
 		return "", err
 	}
+	if err := r.prefer(); err != nil {
+		return "", err
+	}
 	r.openStory()
 	if err := r.watch(); err != nil {
 		return "", err
@@ -50,7 +53,7 @@ func (r *run) trigger() (string, error) {
 }
 
 func (r *run) firstRecord() error {
-	r.txn = release.Txn{TxID: r.report.TxID, Kind: release.KindUpgrade, From: r.report.From.ID, To: r.to.ID,
+	r.txn = release.Txn{TxID: r.report.TxID, Kind: r.Options.Kind, From: r.report.From.ID, To: r.to.ID,
 		Started: r.report.StartedAt, Who: r.Who, Why: r.Options.Why}
 	var err error
 	if r.txn.Runner, err = release.ProcOf(os.Getpid()); err == nil {

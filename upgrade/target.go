@@ -1,0 +1,166 @@
+package upgrade
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/zdt-dev/zdt/release"
+)
+
+// What a transaction goes to: a file that becomes a release, or a release that is there.
+
+// checkRequest looks at what was asked for as far as it can be known before the service was looked at.
+func (r *run) checkRequest() error {
+	o := r.Options
+	switch {
+	case o.Binary != "" && o.Release != "":
+		return refuse("name one of them", "both a file and a release are named")
+	case o.Kind == release.KindRollback && o.Binary != "":
+		return refuse(r.zdt("upgrade", o.Service, "--binary", o.Binary), "a rollback goes to a release that has served, not to a file")
+	case o.Kind == release.KindRollback:
+		return nil // which one depends on what runs
+	case o.Release == "" && o.Binary == "":
+		return r.checkFile(r.current.Path)
+	}
+	path := o.Binary
+	if o.Release != "" {
+		to, err := r.Store.Get(o.Release)
+		if err != nil {
+			return refuse(r.zdt("history", o.Service), "find release %s: %w", o.Release, err)
+		}
+		path = to.Path
+	}
+	return r.checkFile(path)
+}
+
+func (r *run) checkFile(path string) error {
+	if err := r.Check(path); err != nil {
+		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
+	}
+	return nil
+}
+
+// stage makes the release that is gone to, or finds it.
+func (r *run) stage() error {
+	o := r.Options
+	var err error
+	switch {
+	case o.Kind == release.KindRollback:
+		err = r.findEarlier()
+	case o.Release != "":
+		r.to, err = r.intact(o.Release)
+	case o.Binary == "": // as it is now, when an interrupted rollback has been put in order
+		r.to, err = r.intact(r.current.ID)
+	default:
+		err = r.stageFile()
+	}
+	if err != nil {
+		return err
+	}
+	r.report.To = describe(r.to)
+	if r.current.ID == r.to.ID && r.running == r.to.ID {
+		r.report.Outcome = Unchanged
+	}
+	return nil
+}
+
+func (r *run) stageFile() error {
+	to, err := r.Store.Stage(r.ctx, r.Options.Binary, release.StageOptions{SHA256: r.Options.SHA256})
+	if err != nil {
+		return &Failure{Outcome: Refused, Err: fmt.Errorf("stage release: %w", err), Hint: hintOf(err)}
+	}
+	r.to = to
+	for _, name := range to.Dropped {
+		r.warn("the release does not carry %s of %s; does the program need it?", name, r.Options.Binary)
+	}
+	return nil
+}
+
+// intact is the release id, which is the one that was staged, byte for byte: it was there for a while.
+func (r *run) intact(id string) (release.Release, error) {
+	to, err := r.Store.Get(id)
+	if err == nil {
+		err = r.Store.Verify(r.ctx, to)
+	}
+	if err != nil {
+		return to, refuse(hintOf(err), "use release %s: %w", id, err)
+	}
+	return to, nil
+}
+
+// findEarlier finds the release that a rollback goes to. Without a name that is the last committed one: the one
+// before the current release or, where another runs than the current one, that never came to be committed, the current one.
+func (r *run) findEarlier() error {
+	id := r.Options.Release
+	switch {
+	case id != "":
+		if err := r.hasServed(id); err != nil {
+			return err
+		}
+	case r.running != r.current.ID:
+		id = r.current.ID
+	default:
+		to, err := r.Store.Previous()
+		if err != nil {
+			hint := hintOf(err)
+			if errors.Is(err, release.ErrNoPrevious) {
+				hint = r.zdt("history", r.Options.Service) + " shows what there was; name a release that has served with --to"
+			}
+			return &Failure{Outcome: Refused, Err: err, Hint: hint}
+		}
+		id = to.ID
+	}
+	to, err := r.intact(id)
+	if err == nil {
+		err = r.checkFile(to.Path)
+	}
+	r.to = to
+	return err
+}
+
+// hasServed refuses a release that was never committed: nobody knows whether it is good.
+func (r *run) hasServed(id string) error {
+	h, err := r.Store.History()
+	if err != nil {
+		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
+	}
+	if id == r.current.ID {
+		return nil
+	}
+	for _, e := range h.Entries {
+		if e.Committed && (e.To == id || e.From == id) {
+			return nil
+		}
+	}
+	return refuse(r.zdt("upgrade", r.Options.Service, "--release", id), "release %s has never served %s: a rollback does not go there", id, r.Options.Service)
+}
+
+// prefer makes the release that is rolled back to the one that systemd starts, before the handoff: it is the one that is
+// known to be good, whatever becomes of this process or of the host meanwhile. An upgrade does so last.
+func (r *run) prefer() error {
+	if r.Options.Kind != release.KindRollback {
+		return nil
+	}
+	if err := r.Store.Flip(r.to); err != nil {
+		return &Failure{Outcome: Refused, Reason: reasonRecord, Err: fmt.Errorf("make the earlier release the current one: %w", err), Hint: hintOf(err)}
+	}
+	return nil
+}
+
+// unprefer takes that back when the rollback came to nothing.
+func (r *run) unprefer() {
+	if r.Options.Kind != release.KindRollback || r.txn.TxID == "" || r.report.Outcome == Upgraded {
+		return
+	}
+	now, err := r.Store.Current()
+	if err == nil && now.ID == r.current.ID {
+		return
+	}
+	if err == nil {
+		err = r.Store.Flip(r.current)
+	}
+	if err != nil {
+		r.keep = true
+		r.warn("a restart would start release %s and not %s, which serves: %v", r.to.ID, r.current.ID, err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
@@ -14,7 +15,9 @@ import (
 // the unit's policy decides.
 type upgradeOptions struct {
 	Service string
-	Binary  string // "": the current release, which finishes what was interrupted
+	Kind    release.Kind
+	Binary  string // neither: the current release, which finishes what was interrupted
+	Release string // its ID or the beginning of one
 	SHA256  string
 	Why     string
 	Helper  bool // upgrade zdt run itself
@@ -51,6 +54,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.Binary, "binary", "", "the new program: a `FILE` (default: the current release)")
+	flags.StringVar(&o.Release, "release", "", "a release that is in the store in place of a FILE: its `ID` or how that begins")
 	flags.StringVar(&o.SHA256, "sha256", "", "refuse a FILE with a checksum other than `HEX`")
 	flags.Var(maybeDuration{&o.Bake}, "bake", "watch the new program this long before it takes over (default: Bake= of the unit)")
 	flags.Var(maybeDuration{&o.ReadyTimeout}, "ready-timeout", "time for the new program to get ready (default: the unit's)")
@@ -67,15 +71,23 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 			return err
 		}
 		if o.Helper {
-			for _, name := range []string{"binary", "sha256", "bake", "ready-timeout", "drain-timeout", "message"} {
+			for _, name := range []string{"binary", "release", "sha256", "bake", "ready-timeout", "drain-timeout", "message"} {
 				if cmd.Flags().Changed(name) {
 					return usage("run zdt upgrade twice", "upgrade: --helper and --%s exclude each other", name)
 				}
 			}
 			return f.renewHelper(ctx, o)
 		}
+		if o.Release != "" && (o.Binary != "" || o.SHA256 != "") {
+			return usage("", "upgrade: --release excludes --binary and --sha256")
+		}
 		return runUpgrade(ctx, f, o)
-	}, ExitOK, ExitRefused, ExitRolledBack, ExitNotRestored, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline, ExitInt, ExitTerm)
+	}, upgradeCodes()...)
+}
+
+// upgradeCodes are the exit codes of every command that carries a transaction out.
+func upgradeCodes() []ExitCode {
+	return []ExitCode{ExitOK, ExitRefused, ExitRolledBack, ExitNotRestored, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline, ExitInt, ExitTerm}
 }
 
 // timedOut is the cause of a context that --timeout ended.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
@@ -45,6 +46,9 @@ func goodReport(st style, r upgrade.Report, width int) string {
 		return fmt.Sprintf("%s %s %s serves already: nothing to do", mark, name, to)
 	}
 	head := fmt.Sprintf("%s %s %s %s %s", mark, name, from, st.marks.arrow, to)
+	if r.Kind == release.KindRollback {
+		head = fmt.Sprintf("%s %s rolled back %s %s %s", mark, name, from, st.marks.arrow, to)
+	}
 	pids := fmt.Sprintf("pid %d %s %d", r.Incumbent, st.marks.arrow, r.Candidate)
 	took := elapsed(r.EndedAt.Sub(r.StartedAt))
 	if r.Connections == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoffcheck"
@@ -37,9 +38,14 @@ func (f *factory) transact(ctx context.Context, o upgradeOptions, observe func(u
 		return upgrade.Report{}, &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
 	}
 	defer store.Close()
+	if o.Release != "" {
+		if o.Release, err = findRelease(store, o.Release); err != nil {
+			return upgrade.Report{}, &Failure{Code: ExitRefused, Err: err, Hint: f.zdt() + " history " + o.Service}
+		}
+	}
 	e := upgrade.Engine{
 		Options: upgrade.Options{
-			Service: o.Service, Binary: o.Binary, SHA256: o.SHA256, Why: o.Why, User: f.globals.user, Wait: o.Wait,
+			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, SHA256: o.SHA256, Why: o.Why, User: f.globals.user, Wait: o.Wait,
 			Bake:         given(o.Bake, policy.Bake),
 			ReadyTimeout: given(o.ReadyTimeout, policy.ReadyTimeout),
 			DrainTimeout: given(o.DrainTimeout, policy.DrainTimeout),
@@ -58,4 +64,29 @@ func given(flag *time.Duration, policy time.Duration) time.Duration {
 		return *flag
 	}
 	return policy
+}
+
+// findRelease returns the ID of the one release that is called so: by its whole ID, or by the beginning of
+// that or of its checksum.
+func findRelease(store *release.Store, name string) (string, error) {
+	releases, err := store.List()
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, r := range releases {
+		if r.ID == name {
+			return name, nil
+		}
+		if strings.HasPrefix(r.ID, name) || strings.HasPrefix(shortID(r.ID), name) {
+			found = append(found, r.ID)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return "", fmt.Errorf("no release is called %q", name)
+	}
+	return "", fmt.Errorf("%q is the beginning of %d releases: %s", name, len(found), strings.Join(found, ", "))
 }

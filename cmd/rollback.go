@@ -1,0 +1,43 @@
+package cmd
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zdt-dev/zdt/release"
+)
+
+func newRollbackCmd(f *factory) *cobra.Command {
+	o := upgradeOptions{Kind: release.KindRollback, run: f.transact}
+	cmd := &cobra.Command{
+		Use:   "rollback NAME [--to RELEASE] [FLAGS]",
+		Short: "Go back to the last release that served well",
+		Long: `Go back to the release that was committed before the one that serves, or to a
+named one that has served before, as gaplessly as an upgrade and without a bake.
+
+A second rollback goes one release further back, never forward to the one that
+was just given up. A release that was never committed is nothing to go back to.
+From the first moment on a restart would start the release that is gone back to.`,
+		Example: `  zdt rollback web
+  zdt rollback web --to 20261120T101500Z-4f2a91c0d37b -m "502s since 10:20"`,
+		Args:              arguments(1, 1, "the NAME of the service"),
+		ValidArgsFunction: f.completeServices(1),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.Release, "to", "", "a `RELEASE` that has served: its ID or how that begins (default: the last one)")
+	flags.Var(maybeDuration{&o.ReadyTimeout}, "ready-timeout", "time for the earlier program to get ready (default: the unit's)")
+	flags.Var(maybeDuration{&o.DrainTimeout}, "drain-timeout", "time for the program that serves to finish (default: the unit's)")
+	flags.Var((*durationFlag)(&o.Timeout), "timeout", "undo the rollback unless the earlier program has taken over by then")
+	flags.Var((*waitFlag)(&o.Wait), "wait", "wait for another upgrade of the service to end, at most D")
+	flags.Lookup("wait").NoOptDefVal = "forever"
+	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
+
+	return f.command(cmd, func(ctx context.Context, args []string) error {
+		var err error
+		if o.Service, err = serviceName(args[0]); err != nil {
+			return err
+		}
+		return runUpgrade(ctx, f, o)
+	}, upgradeCodes()...)
+}

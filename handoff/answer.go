@@ -71,6 +71,18 @@ func (m *machine) carryOut(req control.Request) (code, text string) {
 			m.undo(journal.ReasonRequested, reason)
 		}
 		return "", ""
+	case control.OpExtend:
+		if why := req.BadFor(); why != "" {
+			return control.CodeBadRequest, why
+		}
+		if code, text := m.decidable(req); code != "" {
+			return code, text
+		}
+		if m.phase != control.Held || m.attempt.gone {
+			return control.CodeNotHeld, "the candidate is not held"
+		}
+		m.attempt.setDeadline(req.For)
+		return "", ""
 	case control.OpReclaim:
 		if m.phase != control.Idle {
 			return control.CodeNotReady, "this generation is not the service"

@@ -59,6 +59,18 @@ func (k *keeper) carryOut(req control.Request) (code, text string) {
 		}
 		k.undo(journal.ReasonRequested, reason)
 		return "", ""
+	case control.OpExtend:
+		if why := req.BadFor(); why != "" {
+			return control.CodeBadRequest, why
+		}
+		if code, text := k.decidable(req); code != "" {
+			return code, text
+		}
+		if k.phase != control.Held {
+			return control.CodeNotHeld, "the candidate is not held"
+		}
+		k.next.setDeadline(req.For)
+		return "", ""
 	case control.OpReclaim:
 		return "", "" // this process never ceased to be the main one
 	}

@@ -74,6 +74,11 @@ func (c *Client) Abort(ctx context.Context, txid, reason string) (Status, error)
 	return c.call(ctx, Request{Op: OpAbort, TxID: txid, Reason: reason})
 }
 
+// Extend puts the deadline of txid's held handoff off to d from now.
+func (c *Client) Extend(ctx context.Context, txid string, d time.Duration) (Status, error) {
+	return c.call(ctx, Request{Op: OpExtend, TxID: txid, For: d})
+}
+
 // Reclaim makes the runtime tell systemd that it is the main process.
 func (c *Client) Reclaim(ctx context.Context) (Status, error) {
 	return c.call(ctx, Request{Op: OpReclaim})

@@ -14,6 +14,7 @@ const (
 	OpDisarm  = "disarm"  // take the arming with this txid back
 	OpCommit  = "commit"  // decide a held handoff
 	OpAbort   = "abort"   // undo a handoff that is not committed
+	OpExtend  = "extend"  // put the deadline of a held handoff off
 	OpReclaim = "reclaim" // tell systemd that this process is the main one (after TookOver)
 )
 
@@ -37,6 +38,20 @@ type Request struct {
 	Arm  *Arm   `json:"arm,omitempty"`
 	// Reason is kept in the outcome of an abort, for whoever reads the journal.
 	Reason string `json:"reason,omitempty"`
+	// For is how long from now an extended handoff is held (nanoseconds), at most MaxHold.
+	For time.Duration `json:"for,omitempty"`
+}
+
+// MaxHold is the longest that a handoff can be put off at a time: who decides is a person, and
+// none of them sleeps longer.
+const MaxHold = 7 * 24 * time.Hour
+
+// BadFor says what an extension must be refused for; "" if it is right.
+func (r Request) BadFor() string {
+	if r.For <= 0 || r.For > MaxHold {
+		return fmt.Sprintf("extend: a time between 0 and %s is needed, not %s", MaxHold, r.For)
+	}
+	return ""
 }
 
 // Arm prepares the handoff that the next SIGUSR2 starts.

@@ -200,7 +200,7 @@ func checkRecoverable(t *testing.T, s *Store, v1 Release, src string) {
 	checkTidy(t, s)
 }
 
-// crashChild upgrades the store in args[0] to args[1]. With a third and fourth
+// crashChild upgrades the store in args[0] to args[1], or prunes it for "-prune". With a third and fourth
 // argument it kills itself before or after that step; without, it tells each
 // step on stdout.
 func crashChild(args []string) {
@@ -234,7 +234,12 @@ func crashChild(args []string) {
 		}
 		return err
 	}
-	if err := upgradeOnce(context.Background(), s, args[1]); err != nil {
+	if args[1] == "-prune" {
+		_, err = s.Prune(context.Background(), PruneOptions{})
+	} else {
+		err = upgradeOnce(context.Background(), s, args[1])
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}

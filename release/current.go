@@ -3,6 +3,7 @@ package release
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -64,8 +65,16 @@ func (s *Store) Flip(r Release) error {
 func (s *Store) flip(r Release) error {
 	do := s.steps("flip")
 	// What systemd will start must be there.
-	if _, err := s.Get(r.ID); err != nil {
+	got, err := s.Get(r.ID)
+	if err != nil {
 		return err
+	}
+	// Before it is current, so that no crash leaves a committed release which
+	// Previous would pass over.
+	if got.Failed != nil {
+		if _, err := s.unmark("flip: failed mark", r.ID, failedFile); err != nil {
+			return err
+		}
 	}
 	if err := do("sweep", func() error { return s.sweepTemps(currentLink) }); err != nil {
 		return err
@@ -94,8 +103,10 @@ func (s *Store) flip(r Release) error {
 
 // sweepTemps removes the temporary files for name that a crash has left. The
 // caller holds the service's lock, so nobody is about to rename one.
-func (s *Store) sweepTemps(name string) error {
-	d, err := openDirAt(int(s.root.Fd()), ".", s.dir) // own offset: readers may list as well
+func (s *Store) sweepTemps(name string) error { return sweepTempsAt(s.root, name) }
+
+func sweepTempsAt(dir *os.File, name string) error {
+	d, err := openDirAt(int(dir.Fd()), ".", dir.Name()) // own offset: readers may list as well
 	if err != nil {
 		return err
 	}
@@ -106,7 +117,7 @@ func (s *Store) sweepTemps(name string) error {
 	}
 	for _, n := range names {
 		if atomicfile.IsTemp(n, name) {
-			if err := removeAllAt(s.root, n); err != nil {
+			if err := removeAllAt(d, n); err != nil {
 				return err
 			}
 		}
@@ -118,7 +129,8 @@ func (s *Store) sweepTemps(name string) error {
 // before the current one, as the history tells, and that is still usable. The
 // order of directories or their times say nothing about that. A rollback takes
 // the release that was left out of the line, so that a second rollback goes
-// further back and never forward to what was just given up.
+// further back and never forward to what was just given up. One that is marked
+// as failed since it was committed is passed over.
 func (s *Store) Previous() (Release, error) {
 	id, err := s.currentID()
 	if err != nil && !errors.Is(err, ErrNoCurrent) {
@@ -129,7 +141,7 @@ func (s *Store) Previous() (Release, error) {
 		return Release{}, fmt.Errorf("find previous release: %w", err)
 	}
 	for _, earlier := range before(line(h.Entries), id) {
-		if r, err := s.Get(earlier); err == nil {
+		if r, err := s.Get(earlier); err == nil && r.Failed == nil {
 			return r, nil
 		}
 	}

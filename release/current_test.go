@@ -199,7 +199,7 @@ func TestPruneProtects(t *testing.T) {
 	do(t, s.WriteTxn(Txn{TxID: testTxID(1), Phase: PhaseBake, From: r[2].ID, To: r[3].ID}))
 	do(t, os.Mkdir(filepath.Join(s.dir, releasesDir, tempPrefix+"left"), 0o700))
 
-	removed, err := s.Prune(t.Context(), 2, r[4].ID)
+	removed, err := pruneFor(t, s, 2, r[4].ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestPruneProtects(t *testing.T) {
 	}
 	checkSound(t, s)
 	checkTidy(t, s)
-	if removed, err := s.Prune(t.Context(), 2, r[4].ID); err != nil || len(removed) != 0 {
+	if removed, err := pruneFor(t, s, 2, r[4].ID); err != nil || len(removed) != 0 {
 		t.Errorf("again: %v, %v", removed, err)
 	}
 }
@@ -236,7 +236,7 @@ func TestPruneRefuses(t *testing.T) {
 		s := newStore(t)
 		mustStage(t, s, "v1")
 		do(t, harm(s))
-		if removed, err := s.Prune(t.Context(), 0); err == nil || len(removed) > 0 {
+		if removed, err := pruneFor(t, s, 0); err == nil || len(removed) > 0 {
 			t.Errorf("%s: removed %v, error %v", name, removed, err)
 		}
 	}
@@ -253,12 +253,12 @@ func TestPruneStep(t *testing.T) {
 			}
 			return f()
 		}
-		if _, err := s.Prune(t.Context(), 0); !errors.Is(err, errInjected) {
+		if _, err := pruneFor(t, s, 0); !errors.Is(err, errInjected) {
 			t.Errorf("%s: %v", label, err)
 		}
 		checkSound(t, s)
 		s.step = func(_ string, f func() error) error { return f() }
-		if _, err := s.Prune(t.Context(), 0); err != nil {
+		if _, err := pruneFor(t, s, 0); err != nil {
 			t.Error(err)
 		}
 		checkTidy(t, s)

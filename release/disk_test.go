@@ -203,13 +203,13 @@ func TestOverlay(t *testing.T) {
 	cmd := exec.Command(r.Path, "60")
 	cmd.Args[0] = "sleep"
 	do(t, cmd.Start())
-	removed, err := s.Prune(t.Context(), 0)
+	removed, err := pruneFor(t, s, 0)
 	do(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	if err != nil || len(removed) != 0 {
 		t.Errorf("removed what runs: %+v, %v", removed, err)
 	}
-	if removed, err := s.Prune(t.Context(), 0); err != nil || len(removed) != 1 {
+	if removed, err := pruneFor(t, s, 0); err != nil || len(removed) != 1 {
 		t.Errorf("removed %+v, %v", removed, err)
 	}
 }

@@ -138,13 +138,13 @@ func TestPruneKeepsWhatRuns(t *testing.T) {
 	cmd := exec.Command(running.Path, "60")
 	cmd.Args[0] = "sleep" // for multi-call programs
 	do(t, cmd.Start())
-	removed, err := s.Prune(t.Context(), 0)
+	removed, err := pruneFor(t, s, 0)
 	do(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	if err != nil || len(removed) != 1 || removed[0].ID != idle.ID {
 		t.Errorf("removed %+v, %v", removed, err)
 	}
-	removed, err = s.Prune(t.Context(), 0)
+	removed, err = pruneFor(t, s, 0)
 	if err != nil || len(removed) != 1 || removed[0].ID != running.ID {
 		t.Errorf("removed %+v, %v", removed, err)
 	}

@@ -3,8 +3,12 @@ package release
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,12 +24,26 @@ func inUse(releases *os.File, id string, running func() (map[inode]bool, error))
 		return false, err
 	}
 	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	return dirInUse(d, running)
+}
+
+func dirInUse(d *os.File, running func() (map[inode]bool, error)) (bool, error) {
+	entries, err := d.ReadDir(-1)
 	if err != nil {
 		return false, err
 	}
-	for _, n := range names {
-		used, err := fileInUse(d, n, running)
+	for _, e := range entries {
+		var used bool
+		switch {
+		case e.IsDir():
+			var sub *os.File
+			if sub, err = openDirAt(int(d.Fd()), e.Name(), d.Name()+"/"+e.Name()); err == nil {
+				used, err = dirInUse(sub, running)
+				sub.Close()
+			}
+		case e.Type()&fs.ModeSymlink == 0:
+			used, err = fileInUse(d, e.Name(), running)
+		}
 		if err != nil || used {
 			return used, err
 		}
@@ -42,6 +60,9 @@ func fileInUse(d *os.File, name string, running func() (map[inode]bool, error)) 
 	fd, err := unix.Openat(int(d.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOENT) {
 		return false, nil // a link, a socket: nothing to execute
+	}
+	if errors.Is(err, unix.EACCES) && os.Geteuid() != 0 { // 0600, a dry run of somebody else
+		return false, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("open %s/%s: %w", d.Name(), name, err)
@@ -117,4 +138,55 @@ func executing(releases *os.File) (map[inode]bool, error) {
 		return nil, fmt.Errorf("see what process %s executes: %w", n, err)
 	}
 	return running, nil
+}
+
+// namedByProcesses returns the IDs of the releases that processes have in their
+// command line, or as their directory: the script of an interpreter is not open
+// while it runs. Anybody can name anything there, which only keeps a release.
+func namedByProcesses(releases *os.File) (map[string]bool, error) {
+	dir := releases.Name()
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	prefixes := []string{dir + "/", releases.Name() + "/"}
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer proc.Close()
+	names, err := proc.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	ids := make(map[string]bool)
+	note := func(text string) {
+		for _, prefix := range prefixes {
+			for rest := text; ; {
+				_, after, found := strings.Cut(rest, prefix)
+				if !found {
+					break
+				}
+				if id := after[:min(len(after), len(idTime)+13)]; ValidID(id) {
+					ids[id] = true
+				}
+				rest = after
+			}
+		}
+	}
+	for _, n := range names {
+		if _, err := strconv.Atoi(n); err != nil {
+			continue
+		}
+		// What cannot be read has ended, or is another user's with hidepid=: then the
+		// files decide alone.
+		if f, err := os.Open("/proc/" + n + "/cmdline"); err == nil {
+			line, _ := io.ReadAll(io.LimitReader(f, maxRecord))
+			f.Close()
+			note(string(line))
+		}
+		if cwd, err := os.Readlink("/proc/" + n + "/cwd"); err == nil {
+			note(cwd + "/")
+		}
+	}
+	return ids, nil
 }

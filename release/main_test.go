@@ -84,6 +84,12 @@ func stageAt(t *testing.T, s *Store, content string, at time.Time) Release {
 	return mustStage(t, s, content)
 }
 
+func pruneFor(t *testing.T, s *Store, keep int, protect ...string) ([]Release, error) {
+	t.Helper()
+	p, err := s.Prune(t.Context(), PruneOptions{Keep: keep, Protect: protect})
+	return p.Removed, err
+}
+
 func mustFlip(t *testing.T, s *Store, r Release) {
 	t.Helper()
 	if err := s.Flip(r); err != nil {

@@ -5,118 +5,228 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// Prune deletes releases, oldest first, until at most keep of those that
-// nothing protects are left. It returns what it has deleted, also on error.
-//
-// Protected are the current release, the one that Previous would return, the
-// last committed one, those that an open transaction names, those that a live
-// process executes or has open, and those whose IDs are in protect. If one of
-// these cannot be found out, nothing is deleted. Releases with Damage count like
-// the others. The caller holds the service's lock.
-func (s *Store) Prune(ctx context.Context, keep int, protect ...string) ([]Release, error) {
-	removed, err := s.prune(ctx, keep, protect)
-	if err != nil {
-		err = fmt.Errorf("prune releases: %w", err)
-	}
-	return removed, err
+// What Prune keeps if it is not told otherwise: enough to go back some steps,
+// and the evidence of the last failures.
+const (
+	DefaultKeep       = 5
+	DefaultKeepFailed = 3
+)
+
+// PruneOptions say what Prune keeps.
+type PruneOptions struct {
+	// Keep is the number of releases kept besides those that must be. The newest.
+	Keep int
+	// KeepFailed is the number of releases marked as failed that are kept. The
+	// newest; they do not count for Keep.
+	KeepFailed int
+	// Protect are the IDs of releases that must not be deleted.
+	Protect []string
+	// DryRun: only tell.
+	DryRun bool
 }
 
-func (s *Store) prune(ctx context.Context, keep int, protect []string) (removed []Release, err error) {
-	unlock, err := s.lock(ctx)
+// A KeepReason says why a release is not deleted. The words are stable.
+type KeepReason string
+
+const (
+	KeepCurrent   KeepReason = "current"      // the committed one
+	KeepPrevious  KeepReason = "previous"     // what a rollback would return to
+	KeepCommitted KeepReason = "last-good"    // the last committed one by the history
+	KeepTxn       KeepReason = "open-upgrade" // the open transaction names it
+	KeepPinned    KeepReason = "pinned"
+	KeepCaller    KeepReason = "protected" // the caller named it
+	KeepRunning   KeepReason = "running"   // a live process executes it or has a file of it open
+	KeepRecent    KeepReason = "recent"    // one of the newest
+	KeepFailed    KeepReason = "failed"    // one of the last failures
+)
+
+// A Kept is a release that Prune left, and the first reason for that.
+type Kept struct {
+	Release Release
+	Reason  KeepReason
+}
+
+// Pruned is what Prune did, or would do. Every release of the store is in it once.
+type Pruned struct {
+	Removed []Release // oldest first
+	Kept    []Kept    // oldest first
+	// Left are those that were to be removed when an error ended it.
+	Left []Release
+}
+
+// Prune deletes releases, oldest first, until at most Keep of those that
+// nothing protects and KeepFailed of those marked as failed are left. What it
+// returns is right also on error.
+//
+// Protected are the current release, the one that Previous would return, the
+// last committed one, those that an open transaction names, pinned ones, those
+// that a live process executes or has open, and those in Protect. If one of
+// these cannot be found out, nothing is deleted. Releases with Damage count like
+// the others. The caller holds the service's lock, unless it is a dry run.
+func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
+	p, err := s.prune(ctx, o)
 	if err != nil {
-		return nil, err
+		err = fmt.Errorf("prune releases: %w", withSpaceHint(err, s.dir))
 	}
-	defer unlock()
+	return p, err
+}
+
+func (s *Store) prune(ctx context.Context, o PruneOptions) (Pruned, error) {
+	if !o.DryRun { // which everybody may ask for; the lock file is for the owner
+		unlock, err := s.lock(ctx)
+		if err != nil {
+			return Pruned{}, err
+		}
+		defer unlock()
+	}
 	releases, err := s.openReleases(false)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return Pruned{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return Pruned{}, err
 	}
 	defer releases.Close()
-	if err := sweep(releases); err != nil {
-		return nil, err
-	}
-	list, err := s.list(releases)
-	if err != nil {
-		return nil, err
-	}
-	safe, err := s.protected(protect)
-	if err != nil {
-		return nil, err
-	}
-	running := sync.OnceValues(func() (map[inode]bool, error) { return executing(releases) })
-	var loose []Release
-	for _, r := range list {
-		if safe[r.ID] {
-			continue
-		}
-		used, err := inUse(releases, r.ID, running)
-		if err != nil {
-			return nil, err
-		}
-		if !used {
-			loose = append(loose, r)
-		}
-	}
 	do := s.steps("prune")
-	for len(loose) > max(keep, 0) {
-		if err := ctx.Err(); err != nil {
-			return removed, err
+	if !o.DryRun {
+		if err := do("sweep", func() error { return sweep(releases) }); err != nil {
+			return Pruned{}, err
 		}
-		r := loose[0]
-		loose = loose[1:]
+	}
+	p, err := s.planPrune(releases, o)
+	if err != nil {
+		return Pruned{Kept: p.Kept, Left: p.Removed}, err
+	}
+	if o.DryRun || len(p.Removed) == 0 {
+		return p, nil
+	}
+	p.Left, p.Removed = p.Removed, nil
+	for len(p.Left) > 0 {
+		if err := ctx.Err(); err != nil {
+			return p, err
+		}
+		r := p.Left[0]
 		// First out of sight, by one rename: a crash must not leave a release
 		// that lacks its program.
 		tmp := tempPrefix + r.ID
 		if err := do("rename", func() error {
 			return unix.Renameat(int(releases.Fd()), r.ID, int(releases.Fd()), tmp)
 		}); err != nil {
-			return removed, fmt.Errorf("%s: %w", r.ID, err)
+			return p, fmt.Errorf("%s: %w", r.ID, err)
 		}
-		removed = append(removed, r)
+		p.Removed, p.Left = append(p.Removed, r), p.Left[1:]
 		if err := do("remove", func() error { return removeAllAt(releases, tmp) }); err != nil {
-			return removed, fmt.Errorf("%s: %w", r.ID, err)
+			return p, fmt.Errorf("%s: %w", r.ID, err)
 		}
 	}
-	return removed, do("fsync releases", releases.Sync)
+	return p, do("fsync releases", releases.Sync)
+}
+
+// planPrune decides about each release. What is to go is in Removed.
+func (s *Store) planPrune(releases *os.File, o PruneOptions) (Pruned, error) {
+	list, err := s.list(releases)
+	if err != nil {
+		return Pruned{}, err
+	}
+	safe, err := s.protected(o.Protect)
+	if err != nil {
+		return Pruned{}, err
+	}
+	running := sync.OnceValues(func() (map[inode]bool, error) { return executing(releases) })
+	named := sync.OnceValues(func() (map[string]bool, error) { return namedByProcesses(releases) })
+	var p Pruned
+	recent, failed := max(o.Keep, 0), max(o.KeepFailed, 0)
+	for _, r := range slices.Backward(list) {
+		reason, err := s.whyKeep(releases, r, safe, running, named)
+		if err != nil {
+			return Pruned{}, err
+		}
+		switch {
+		case reason != "":
+		case r.Failed != nil && failed > 0:
+			reason, failed = KeepFailed, failed-1
+		case r.Failed == nil && recent > 0:
+			reason, recent = KeepRecent, recent-1
+		}
+		if reason == "" {
+			p.Removed = append(p.Removed, r)
+		} else {
+			p.Kept = append(p.Kept, Kept{r, reason})
+		}
+	}
+	slices.Reverse(p.Removed)
+	slices.Reverse(p.Kept)
+	return p, nil
+}
+
+// whyKeep tells what protects r, "" if nothing does.
+func (s *Store) whyKeep(releases *os.File, r Release, safe map[string]KeepReason,
+	running func() (map[inode]bool, error), named func() (map[string]bool, error)) (KeepReason, error) {
+	if reason := safe[r.ID]; reason != "" {
+		return reason, nil
+	}
+	if r.Pinned != nil {
+		return KeepPinned, nil
+	}
+	ids, err := named()
+	if err != nil {
+		return "", err
+	}
+	if ids[r.ID] {
+		return KeepRunning, nil
+	}
+	used, err := inUse(releases, r.ID, running)
+	if err != nil {
+		return "", err
+	}
+	if used {
+		return KeepRunning, nil
+	}
+	return "", nil
 }
 
 // protected returns the IDs that records and the caller name.
-func (s *Store) protected(protect []string) (map[string]bool, error) {
-	safe := make(map[string]bool)
-	for _, id := range protect {
-		safe[id] = true
+func (s *Store) protected(protect []string) (map[string]KeepReason, error) {
+	safe := make(map[string]KeepReason)
+	add := func(id string, reason KeepReason) {
+		if id != "" && safe[id] == "" {
+			safe[id] = reason
+		}
 	}
 	current, err := s.currentID()
 	if err != nil && !errors.Is(err, ErrNoCurrent) {
 		return nil, err
 	}
-	safe[current] = true
+	add(current, KeepCurrent)
 	t, err := s.ReadTxn()
 	if err != nil && !errors.Is(err, ErrNoTxn) {
 		return nil, err
 	}
-	safe[t.From], safe[t.To] = true, true
+	add(t.From, KeepTxn)
+	add(t.To, KeepTxn)
 	h, err := s.History()
 	if err != nil {
 		return nil, err
 	}
 	ids := line(h.Entries)
-	if n := len(ids); n > 0 {
-		safe[ids[n-1]] = true
-	}
 	for _, id := range before(ids, current) {
-		if r, err := s.Get(id); err == nil {
-			safe[r.ID] = true // what Previous would return
+		if r, err := s.Get(id); err == nil && r.Failed == nil {
+			add(r.ID, KeepPrevious) // what Previous would return
 			break
 		}
+	}
+	if n := len(ids); n > 0 {
+		add(ids[n-1], KeepCommitted)
+	}
+	for _, id := range protect {
+		add(id, KeepCaller)
 	}
 	return safe, nil
 }

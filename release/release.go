@@ -33,6 +33,9 @@ type Release struct {
 	// not carry although the program may depend on them (file capabilities).
 	Dropped []string `json:"dropped,omitempty"`
 
+	// Failed and Pinned are the marks of the release, nil if it has none.
+	Failed *Failed `json:"-"`
+	Pinned *Pinned `json:"-"`
 	// Path is the absolute path of the program.
 	Path string `json:"-"`
 	// Damage tells why the release cannot be used. Then only ID is valid.
@@ -130,6 +133,9 @@ func readRelease(d *os.File, id string) (Release, error) {
 		return Release{}, err
 	} else if fi.Size() != r.Size {
 		return Release{}, fmt.Errorf("%s has %d bytes, staged were %d: %w", f.Name(), fi.Size(), r.Size, ErrDamaged)
+	}
+	if err := readMarks(d, &r); err != nil {
+		return Release{}, err
 	}
 	r.Path = filepath.Join(d.Name(), r.Program)
 	return r, nil

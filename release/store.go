@@ -20,7 +20,9 @@ const (
 	releasesDir = "releases"
 	currentLink = "current"
 	recordFile  = "release.json"
-	lockFile    = ".lock"
+	// manifestFile lists the files of a release that is a whole directory.
+	manifestFile = "release.manifest"
+	lockFile     = ".lock"
 )
 
 // Options configure a Store.
@@ -91,8 +93,14 @@ func (s *Store) Dir() string { return s.dir }
 // one that belongs into ExecStart=.
 func (s *Store) CurrentPath() string { return filepath.Join(s.dir, currentLink, s.program) }
 
+// isReserved tells whether the name, in the directory of a release, is the store's own.
+func isReserved(name string) bool {
+	own := []string{recordFile, manifestFile, failedFile, pinnedFile}
+	return slices.ContainsFunc(own, func(n string) bool { return name == n || atomicfile.IsTemp(name, n) })
+}
+
 func checkProgram(name string) error {
-	if !atomicfile.IsName(name) || name == recordFile {
+	if !atomicfile.IsName(name) || isReserved(name) {
 		return fmt.Errorf("%q cannot be the name of a program", name)
 	}
 	return nil
@@ -168,7 +176,9 @@ func (s *Store) get(releases *os.File, id string) (Release, error) {
 	r, err := readRelease(d, id)
 	if err != nil {
 		err = fmt.Errorf("release %s: %w", id, err)
-		return Release{ID: id, Damage: err}, err
+		r = Release{ID: id, Damage: err}
+		_ = readMarks(d, &r) // as far as they can be read: a pin counts all the same
+		return r, err
 	}
 	return r, nil
 }

@@ -30,6 +30,8 @@ type Options struct {
 	Bake         time.Duration // probation of the candidate between READY and commit
 	ReadyTimeout time.Duration // bound on fork → READY; 0 is 30 s, the runtime's own default
 	DrainTimeout time.Duration // bound on commit → exit; 0 is 30 s
+	OnFailure    OnFailure     // what follows when the probation fails and the candidate lives; "" is Rollback
+	Freeze       time.Duration // bound on a freeze; 0 is DefaultFreeze
 	Wait         time.Duration // for the lock: 0 not at all, negative without bound
 }
 
@@ -44,8 +46,12 @@ type Engine struct {
 	// Check looks at the file before anything is changed; its error says what
 	// is wrong with it.
 	Check func(path string) error
+	// Gates are what the candidate has to pass; nil: to live is enough.
+	Gates *Gates
 	// Observe is told of every phase; it must not block. nil: nobody wants to know.
 	Observe func(Update)
+	// Orders are an operator's decisions about this transaction while it runs; nil: nobody can give any.
+	Orders <-chan Order
 	// ExitCode maps an outcome to the exit code that history keeps.
 	ExitCode func(Report) int
 
@@ -84,7 +90,9 @@ type run struct {
 	story   *story
 	cursor  string
 
-	committing bool // the incumbent may have committed
+	committing bool    // the incumbent may have committed
+	aborting   bool    // what another zdt has left is undone because somebody wants that
+	settled    Outcome // of what another zdt has left
 
 	phase      Phase
 	phaseStart time.Time
@@ -94,18 +102,7 @@ type run struct {
 // says what the state of the service is. When ctx ends before the commit the
 // handoff is undone, after it the rest is only shortened.
 func (e Engine) Run(ctx context.Context) Report {
-	e.slack = cmp.Or(e.slack, defaultSlack)
-	e.Options.ReadyTimeout = cmp.Or(e.Options.ReadyTimeout, defaultTimeout)
-	e.Options.DrainTimeout = cmp.Or(e.Options.DrainTimeout, defaultTimeout)
-	e.Options.Kind = cmp.Or(e.Options.Kind, release.KindUpgrade)
-	if e.Options.Kind == release.KindRollback {
-		e.Options.Bake = 0 // it has proved itself
-	}
-	if e.Observe == nil {
-		e.Observe = func(Update) {}
-	}
-	r := &run{Engine: e, ctx: ctx}
-	r.report = Report{Schema: "zdt.upgrade/1", Kind: e.Options.Kind, Service: e.Options.Service, StartedAt: e.Host.Now(), Who: e.Who, Why: e.Options.Why}
+	r := e.newRun(ctx)
 	r.begin(Preflight, "")
 	err := r.acquire()
 	if err == nil {
@@ -115,6 +112,23 @@ func (e Engine) Run(ctx context.Context) Report {
 	}
 	r.conclude(err)
 	return r.report
+}
+
+func (e Engine) newRun(ctx context.Context) *run {
+	o := &e.Options
+	e.slack = cmp.Or(e.slack, defaultSlack)
+	o.ReadyTimeout = cmp.Or(o.ReadyTimeout, defaultTimeout)
+	o.DrainTimeout = cmp.Or(o.DrainTimeout, defaultTimeout)
+	o.Freeze = min(cmp.Or(o.Freeze, DefaultFreeze), control.MaxHold)
+	o.OnFailure = cmp.Or(o.OnFailure, OnFailureRollback)
+	o.Kind = cmp.Or(o.Kind, release.KindUpgrade)
+	if o.Kind == release.KindRollback {
+		o.Bake = 0 // it has proved itself
+	}
+	if e.Observe == nil {
+		e.Observe = func(Update) {}
+	}
+	return &run{Engine: e, ctx: ctx, report: Report{Schema: "zdt.upgrade/1", Kind: o.Kind, Service: o.Service, StartedAt: e.Host.Now(), Who: e.Who, Why: o.Why}}
 }
 
 // acquire takes the service's lock.
@@ -158,23 +172,28 @@ func (r *run) transact() error {
 	}
 	r.end(Done, r.to.ID)
 	defer r.closeEvidence()
-	return r.handoff()
+	return r.handoff(r.steps())
 }
 
-// handoff is everything from the trigger on: whatever fails here is undone.
-func (r *run) handoff() error {
-	for _, step := range []struct {
-		phase Phase
-		do    func() (string, error)
-	}{
-		{Trigger, r.trigger},
-		{Listen, r.listen},
-		{Bake, r.bake},
-		{Commit, r.commit},
-		{Drain, r.drain},
-		{Exit, r.exit},
-		{Record, r.record},
-	} {
+// step is one phase of a handoff.
+type step struct {
+	phase Phase
+	do    func() (string, error)
+}
+
+// steps are everything from the trigger on.
+func (r *run) steps() []step {
+	return append([]step{{Trigger, r.trigger}, {Listen, r.listen}, {Bake, r.bake}}, r.lastSteps()...)
+}
+
+// lastSteps are those behind the probation.
+func (r *run) lastSteps() []step {
+	return []step{{Commit, r.commit}, {Drain, r.drain}, {Exit, r.exit}, {Record, r.record}}
+}
+
+// handoff goes through steps: whatever fails there is undone.
+func (r *run) handoff(steps []step) error {
+	for _, step := range steps {
 		r.begin(step.phase, "")
 		text, err := step.do()
 		if err == nil {

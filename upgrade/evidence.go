@@ -21,7 +21,12 @@ type evidence struct {
 	lost     chan error   // the watch on the incumbent ended
 	units    <-chan Unit  // nil once systemd cannot be heard any more
 	reloads  <-chan error // the end of ExecReload=; nil when none runs
-	grace    <-chan time.Time
+	orders   <-chan Order // of an operator; nil: there are none
+	// Of the gates; nil while none are asked.
+	gatesPassed <-chan struct{}
+	gateFailed  <-chan error
+	gateLines   <-chan string
+	grace       <-chan time.Time
 
 	// What is known. Owned by the transaction's goroutine.
 	helper    bool           // the incumbent is one, see runtime.go
@@ -35,13 +40,18 @@ type evidence struct {
 	unit      Unit
 	unitsLost bool
 	reloadErr error
+	order     Order // what an operator wants; an abort is not taken back
+	allPassed bool  // the gates
+	gateErr   error
+	gateLine  string // the latest, until it is told
+	restarts  uint32 // of the unit, at the trigger
 }
 
 // gather starts to watch the incumbent, whose control connection client
 // becomes the evidence's own. before is what it said in preflight.
 func gather(ctx context.Context, h Host, client *control.Client, unit Unit, before control.Status) (*evidence, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	e := &evidence{ctx: ctx, cancel: cancel, statuses: make(chan control.Status, 1), lost: make(chan error, 1), unit: unit, helper: isHelper(before)}
+	e := &evidence{ctx: ctx, cancel: cancel, statuses: make(chan control.Status, 1), lost: make(chan error, 1), unit: unit, restarts: unit.Restarts, helper: isHelper(before)}
 	var err error
 	if e.incumbent, err = openProcess(unit.MainPID); err == nil {
 		e.server = e.incumbent
@@ -127,6 +137,13 @@ func (e *evidence) until(ctx context.Context, limit time.Duration, judge func() 
 			e.saw(u, ok)
 		case err := <-e.reloads:
 			e.reloads, e.reloadErr = nil, err
+		case o := <-e.orders:
+			e.obey(o)
+		case <-e.gatesPassed:
+			e.gatesPassed, e.allPassed = nil, true
+		case err := <-e.gateFailed:
+			e.gateFailed, e.gateErr = nil, err
+		case e.gateLine = <-e.gateLines:
 		case <-incumbentGone:
 		case <-gone(e.candidate):
 		case <-e.grace:
@@ -152,6 +169,12 @@ func (e *evidence) catchUp() {
 			e.saw(u, ok)
 		case err := <-e.reloads:
 			e.reloads, e.reloadErr = nil, err
+		case o := <-e.orders:
+			e.obey(o)
+		case <-e.gatesPassed:
+			e.gatesPassed, e.allPassed = nil, true
+		case err := <-e.gateFailed:
+			e.gateFailed, e.gateErr = nil, err
 		default:
 			return
 		}
@@ -167,6 +190,15 @@ func (e *evidence) ended(err error) {
 	default:
 	}
 	e.watchErr = err
+}
+
+// restarted reports whether systemd has started the unit anew since the trigger.
+func (e *evidence) restarted() bool { return e.unit.Restarts > e.restarts }
+
+func (e *evidence) obey(o Order) {
+	if e.order != Abort {
+		e.order = o
+	}
 }
 
 func (e *evidence) saw(u Unit, ok bool) {

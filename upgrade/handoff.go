@@ -38,23 +38,6 @@ func (r *run) listen() (string, error) {
 	return fmt.Sprintf("pid %d READY after %s", h.Candidate, round(h.ReadyAt.Sub(h.StartedAt))), nil
 }
 
-// bake watches the candidate on probation: only new connections see it, and
-// the incumbent can take everything back.
-func (r *run) bake() (string, error) {
-	if err := r.writeAhead(Bake); err != nil {
-		return "", err
-	}
-	d := r.probation()
-	err := r.ev.until(r.ctx, d, r.judgeHandoff)
-	if !errors.Is(err, errLimit) {
-		return "", err
-	}
-	if r.ev.candidateGone() {
-		return "", r.howItEnded()
-	}
-	return "alive for " + round(d), nil
-}
-
 // howItEnded waits for the incumbent's account of a candidate that is gone.
 func (r *run) howItEnded() error {
 	err := r.ev.until(context.WithoutCancel(r.ctx), r.slack, r.judgeHandoff)
@@ -88,6 +71,9 @@ func (r *run) judgeHandoff() (verdict, error) {
 		return failed, failure(reasonSystemdLost, "the connection to systemd was lost")
 	case ev.unit.ActiveState == "active" && ev.unit.MainPID != 0 && ev.unit.MainPID != ev.incumbent.pid && !ev.incumbent.isGone():
 		return failed, failure(reasonMainPID, "systemd has %d as the main process of %s, and not %d any more", ev.unit.MainPID, ev.unit.Name, ev.incumbent.pid)
+	}
+	if ev.order == Abort {
+		return failed, r.aborted()
 	}
 	// A candidate that is gone decides nothing yet: the incumbent reaps it and
 	// says how it ended.

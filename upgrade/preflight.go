@@ -12,6 +12,29 @@ import (
 // preflight proves that the service can do a handoff now, and finishes or
 // undoes what an earlier zdt left.
 func (r *run) preflight() error {
+	if err := r.findCurrent(); err != nil {
+		return err
+	}
+	if err := r.checkRequest(); err != nil {
+		return err
+	}
+	if err := r.survey(); err != nil {
+		return err
+	}
+	old, err := r.openTxn()
+	if err != nil {
+		return err
+	}
+	if err := r.checkFrozen(old); err != nil {
+		return err
+	}
+	if err := r.putInOrder(old); err != nil {
+		return err
+	}
+	return r.findFrom()
+}
+
+func (r *run) findCurrent() error {
 	current, err := r.Store.Current()
 	switch {
 	case errors.Is(err, release.ErrNoCurrent):
@@ -20,9 +43,11 @@ func (r *run) preflight() error {
 		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
 	}
 	r.setCurrent(current)
-	if err := r.checkRequest(); err != nil {
-		return err
-	}
+	return nil
+}
+
+// survey looks at the unit.
+func (r *run) survey() (err error) {
 	if r.Host.Tidy != nil {
 		if err := r.Host.Tidy(r.ctx); err != nil {
 			return &Failure{Outcome: Refused, Err: fmt.Errorf("remove what an earlier zdt left: %w", err), Hint: hintOf(err)}
@@ -31,26 +56,20 @@ func (r *run) preflight() error {
 	if r.unit, err = r.Host.Unit(r.ctx); err != nil {
 		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
 	}
-	if err := r.checkUnit(); err != nil {
-		return err
-	}
-	old, err := r.openTxn()
-	if err != nil {
-		return err
-	}
+	return r.checkUnit()
+}
+
+// putInOrder brings the service to where a handoff can start, and closes the record of a
+// transaction that was not concluded.
+func (r *run) putInOrder(old release.Txn) error {
 	if err := r.becomeIdle(old.TxID); err != nil {
 		return err
 	}
 	r.report.Incumbent = serving(r.before)
-	if err := r.findRunning(); err != nil {
+	if err := r.findRunning(); err != nil || old.TxID == "" {
 		return err
 	}
-	if old.TxID != "" {
-		if err := r.recover(old); err != nil {
-			return err
-		}
-	}
-	return r.findFrom()
+	return r.recover(old)
 }
 
 // setCurrent notes what systemd would start, which is also what a rollback

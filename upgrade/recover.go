@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/zdt-dev/zdt/journal"
 	"github.com/zdt-dev/zdt/release"
 )
 
@@ -51,9 +52,13 @@ func (r *run) recover(old release.Txn) error {
 		r.warn("%s %s had committed and was cut short; the service was started again since, from release %s: it is undone", old.Kind, old.TxID, r.current.ID)
 	}
 	reason := reasonZdtDied
-	if old.Undo && old.Reason != "" && outcome != Upgraded {
+	if (old.Undo || old.Frozen) && old.Reason != "" && outcome != Upgraded {
 		reason = old.Reason
 	}
+	if r.aborting && outcome == Interrupted {
+		outcome, reason = Aborted, string(journal.ReasonRequested)
+	}
+	r.settled = outcome
 	entry := release.Entry{TxID: old.TxID, Kind: old.Kind, From: old.From, To: old.To,
 		Committed: outcome == Upgraded, Outcome: string(outcome), ExitCode: r.ExitCode(Report{Outcome: outcome}),
 		Started: old.Started, Ended: r.Host.Now(), Who: old.Who, Why: old.Why, Reason: reason}

@@ -58,7 +58,9 @@ const (
 	RolledBack  Outcome = "rolled-back"  // failed; the old release serves and is healthy
 	NotRestored Outcome = "not-restored" // failed; the service needs a person
 	Interrupted Outcome = "interrupted"  // stopped half-way by a signal, undone
-	Locked      Outcome = "locked"       // another zdt works on this service
+	Locked      Outcome = "locked"       // another zdt works on this service, or somebody holds it
+	Frozen      Outcome = "frozen"       // the candidate is on probation until somebody decides
+	Aborted     Outcome = "aborted"      // undone because an operator wanted that; the old release serves
 )
 
 // Report is the result of a transaction; it is the document "-o json" prints.
@@ -108,6 +110,9 @@ type Report struct {
 
 	// Story are the events of this transaction in the journal, in order.
 	Story []StoryLine `json:"story,omitempty"`
+
+	// Deadline is when a frozen transaction is undone unless somebody decides.
+	Deadline *time.Time `json:"deadline,omitempty"`
 
 	StartedAt time.Time      `json:"started_at"`
 	EndedAt   time.Time      `json:"ended_at"`

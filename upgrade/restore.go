@@ -29,6 +29,9 @@ func (r *run) undo(cause error) error {
 		f = &Failure{Reason: reasonInterrupted, Err: fmt.Errorf("interrupted before the commit: %w", cause), Hint: "run the same command again to go on"}
 	}
 	r.report.Phase = r.phase
+	if r.freezes(f) && r.freeze(f) {
+		return f
+	}
 	r.begin(Rollback, "")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), restoreLimit*r.slack+r.Options.ReadyTimeout)
 	defer cancel()
@@ -66,8 +69,11 @@ func (r *run) undo(cause error) error {
 	}
 	r.end(Done, found.action)
 	f.Outcome = RolledBack
-	if interrupted {
+	switch {
+	case interrupted:
 		f.Outcome = Interrupted
+	case r.ev.order == Abort && f.Reason == string(journal.ReasonRequested):
+		f.Outcome = Aborted
 	}
 	if f.Hint == "" {
 		f.Hint = nextStep(f.Reason) + "; the whole story: " + r.journalctl("ZDT_TXID="+r.report.TxID)
@@ -134,7 +140,7 @@ func (r *run) takeBack(ctx context.Context) {
 	})
 	var refused *control.Error
 	if err != nil && !errors.As(err, &refused) && !r.ev.incumbent.isGone() {
-		r.warn("the handoff could not be aborted: %v; %s ends it by itself within %s", err, r.incumbent(), r.probation()+holdMargin)
+		r.warn("the handoff could not be aborted: %v; %s ends it by itself within %s", err, r.incumbent(), r.heldFor())
 	}
 }
 

@@ -82,6 +82,7 @@ func (r *run) watch() error {
 	if r.ev, err = gather(context.WithoutCancel(r.ctx), r.Host, client, r.unit, r.before); err != nil {
 		return refuse(hintOf(err), "watch the service: %w", err)
 	}
+	r.ev.orders = r.Orders
 	err = r.ev.until(ctx, r.slack, func() (verdict, error) {
 		switch {
 		case r.ev.watchErr != nil:
@@ -111,7 +112,7 @@ func (r *run) watch() error {
 
 // arm tells the incumbent what the next SIGUSR2 means.
 func (r *run) arm() error {
-	order := control.Arm{TxID: r.report.TxID, Exe: r.to.Path, Hold: true, HoldFor: r.probation() + holdMargin, ReadyTimeout: r.Options.ReadyTimeout}
+	order := control.Arm{TxID: r.report.TxID, Exe: r.to.Path, Hold: true, HoldFor: r.heldFor(), ReadyTimeout: r.Options.ReadyTimeout}
 	if r.reloads() {
 		order.Command = r.unit.ExecStart
 	}

@@ -236,7 +236,7 @@ func engineFor(dir string, store Store, host Host, binary string, observe func(U
 
 // exitCode is the table of DESIGN §7, which package cmd owns.
 func exitCode(r Report) int {
-	return map[Outcome]int{Upgraded: 0, Unchanged: 0, Refused: 10, RolledBack: 11, NotRestored: 12, Interrupted: 13, Locked: 75}[r.Outcome]
+	return map[Outcome]int{Upgraded: 0, Unchanged: 0, Refused: 10, RolledBack: 11, NotRestored: 12, Interrupted: 13, Locked: 75, Frozen: 14, Aborted: 11}[r.Outcome]
 }
 
 func (w *world) observe(u Update) {

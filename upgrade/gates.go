@@ -1,0 +1,131 @@
+package upgrade
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/zdt-dev/zdt/journal"
+)
+
+// Candidate is a process on probation, as those see it who judge it.
+type Candidate struct {
+	Service, TxID string
+	PID           int    // the process itself, under a helper the first one of its group
+	Helper        int    // pid of the helper that started it; 0: it is its own runtime
+	Release       string // its ID
+	Exe           string
+	// Since is the journal's end before it was started; "" when the journal cannot be read.
+	Since string
+}
+
+// Gates are the checks that a candidate has to pass before it is committed. They are asked from its READY on to the
+// end of its probation.
+type Gates struct {
+	// Within is the longest that one of them may take to pass.
+	Within time.Duration
+	// Start begins to ask; tell gets progress, one line at a time, from any goroutine. The watch ends with ctx.
+	Start func(ctx context.Context, c Candidate, tell func(text string)) GateWatch
+}
+
+// GateWatch is what becomes of the gates.
+type GateWatch struct {
+	Passed <-chan struct{} // closed when all have passed
+	Failed <-chan error    // one error at most: which gate failed, and why
+	Wait   func()          // returns when nothing asks any more, after ctx has ended
+}
+
+// openGates begins to ask the gates about the candidate. close ends and joins them.
+func (r *run) openGates() (closeGates func()) {
+	if r.Gates == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.ctx))
+	lines := make(chan string, 16)
+	w := r.Gates.Start(ctx, Candidate{
+		Service: r.Options.Service, TxID: r.report.TxID, PID: r.ev.candidate.pid, Helper: helperOf(r.before),
+		Release: r.to.ID, Exe: r.to.Path, Since: r.cursor,
+	}, func(text string) {
+		select {
+		case lines <- text:
+		default: // the next one says more
+		}
+	})
+	r.ev.gatesPassed, r.ev.gateFailed, r.ev.gateLines = w.Passed, w.Failed, lines
+	return func() {
+		cancel()
+		w.Wait()
+		r.ev.gatesPassed, r.ev.gateFailed, r.ev.gateLines = nil, nil, nil
+	}
+}
+
+// bake watches the candidate on probation: only new connections see it, and
+// the incumbent can take everything back.
+func (r *run) bake() (string, error) {
+	if err := r.writeAhead(Bake); err != nil {
+		return "", err
+	}
+	if r.ev.candidate == nil {
+		return "", failure(string(journal.ReasonProtocol), "%s never named its candidate", r.incumbent())
+	}
+	defer r.openGates()()
+	err := r.ev.until(r.ctx, r.probation(), r.judgeProbation)
+	if errors.Is(err, errLimit) && r.Gates != nil {
+		// Alive for long enough: what is missing are answers.
+		err = r.ev.until(r.ctx, r.Gates.Within+r.slack, func() (verdict, error) {
+			if v, err := r.judgeProbation(); v != undecided {
+				return v, err
+			}
+			if r.ev.allPassed {
+				return reached, nil
+			}
+			return undecided, nil
+		})
+		if errors.Is(err, errLimit) {
+			err = failure(string(journal.ReasonHealth), "the gates did not come to an end within %s", r.Gates.Within)
+		}
+	}
+	if err != nil && !errors.Is(err, errLimit) {
+		return "", err
+	}
+	if r.ev.candidateGone() {
+		return "", r.howItEnded()
+	}
+	took := round(r.Host.Now().Sub(r.phaseStart))
+	switch {
+	case r.ev.order == Promote:
+		return "promoted after " + took, nil
+	case r.Gates != nil:
+		return "alive and well for " + took, nil
+	}
+	return "alive for " + round(r.probation()), nil
+}
+
+// judgeProbation fails as soon as anything speaks against the candidate.
+func (r *run) judgeProbation() (verdict, error) {
+	if v, err := r.judgeHandoff(); v != undecided {
+		return v, err
+	}
+	if text := r.ev.gateLine; text != "" {
+		r.ev.gateLine = ""
+		r.progress(text)
+	}
+	switch {
+	case r.ev.gateErr != nil:
+		return failed, failure(string(journal.ReasonHealth), "%w", r.ev.gateErr)
+	case r.ev.restarted():
+		return failed, failure(string(journal.ReasonCrashed), "systemd has restarted %s", r.unit.Name)
+	case r.ev.order == Promote:
+		return reached, nil
+	}
+	return undecided, nil
+}
+
+// heldFor is how long the incumbent waits for zdt's decision before it decides by itself and aborts.
+func (r *run) heldFor() time.Duration {
+	d := r.probation()
+	if r.Gates != nil {
+		d = max(d, r.Gates.Within)
+	}
+	return d + holdMargin
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/wire"
 	"github.com/zdt-dev/zdt/journal"
 )
 
@@ -21,8 +22,8 @@ type attempt struct {
 	until     time.Time
 	health    chan error
 	cancel    context.CancelFunc // of the health check
-	hello     message            // the candidate's greeting
-	takes     []take             // which connections the candidate can go on with
+	hello     wire.Message       // the candidate's greeting
+	takes     []wire.Take        // which connections the candidate can go on with
 	committed bool
 	gone      bool // the candidate's end of the link is closed
 }
@@ -60,7 +61,7 @@ func (m *machine) undo(reason journal.Reason, detail string) {
 	m.phase = control.Aborting
 	m.failed(reason, detail, nil)
 	if held || a.candidate.newcomer() {
-		a.candidate.link.send(message{Type: msgAbort, Reason: string(reason)})
+		a.candidate.link.Send(wire.Message{Type: wire.Abort, Reason: string(reason)})
 	}
 	if held {
 		// The candidate has accepted connections: it drains them like any other.
@@ -161,11 +162,11 @@ func (m *machine) lastWords() (misfit error) {
 			switch {
 			case !ok:
 				a.gone = true
-			case msg.Type == msgMoved:
+			case msg.Type == wire.Moved:
 				m.acknowledged(msg)
-			case msg.Type == msgHello:
-				_, misfit = chooseVersion(msg.Version, msg.MinVersion)
-			case msg.Type == msgStop && a.committed, msg.Type == msgQuit && a.committed:
+			case msg.Type == wire.Hello:
+				_, misfit = wire.ChooseVersion(msg.Version, msg.MinVersion)
+			case msg.Type == wire.Stop && a.committed, msg.Type == wire.Quit && a.committed:
 				m.fromCandidate(msg, true)
 			}
 		case <-late.C:

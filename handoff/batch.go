@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/internal/sockview"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // cargo is the record of one connection in a batch, beside its descriptor.
@@ -51,9 +52,8 @@ type manifest struct {
 }
 
 const (
-	// maxBatch is SCM_MAX_FD (253 on Linux) less the manifest: more descriptors in
-	// one message are EINVAL.
-	maxBatch = 252
+	// maxBatch is what fits beside the manifest.
+	maxBatch = wire.MaxFiles - 1
 	// maxManifest bounds what a receiver reads. A sender keeps connections whose records do not fit.
 	maxManifest = 16 << 20
 	// fullManifest is where a sender begins the next batch: clients that have each sent
@@ -67,20 +67,13 @@ type unfitError struct{ reason error }
 func (e *unfitError) Error() string { return e.reason.Error() }
 func (e *unfitError) Unwrap() error { return e.reason }
 
-// refusal says which connection of a batch the receiver did not take. The
-// sender still owns it.
-type refusal struct {
-	Index  int    `json:"index"`
-	Reason string `json:"reason"`
-}
-
 // maxReasons bounds the reasons in an answer, so that it fits into a packet also when each
 // byte takes six in JSON.
 const maxReasons = 8 << 10
 
 // shorten leaves out reasons that are too much for one answer: the sender
 // has to hear what became of each connection, and hears why of the first.
-func (m *message) shorten() {
+func shorten(m *wire.Message) {
 	size := 0
 	for i := range m.Refused {
 		r := &m.Refused[i]
@@ -95,23 +88,15 @@ func (m *message) shorten() {
 func decodeManifest(data []byte, count int) ([]cargo, error) {
 	var m manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, fmt.Errorf("%w: manifest: %w", errPacket, err)
+		return nil, fmt.Errorf("%w: manifest: %w", wire.ErrPacket, err)
 	}
 	if len(m.Connections) != count {
-		return nil, fmt.Errorf("%w: manifest of %d connections, %d announced", errPacket, len(m.Connections), count)
+		return nil, fmt.Errorf("%w: manifest of %d connections, %d announced", wire.ErrPacket, len(m.Connections), count)
 	}
 	for i, c := range m.Connections {
 		if c.Protocol == "" {
-			return nil, fmt.Errorf("%w: connection %d has no protocol", errPacket, i)
+			return nil, fmt.Errorf("%w: connection %d has no protocol", wire.ErrPacket, i)
 		}
 	}
 	return m.Connections, nil
-}
-
-// take is something a generation can go on with when a connection moves to it.
-type take struct {
-	Protocol string `json:"protocol"`
-	// Socket restricts http/1 to connections of one listening socket: what a
-	// release serves as HTTP on one port it may serve as something else on another.
-	Socket string `json:"socket,omitempty"`
 }

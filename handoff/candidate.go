@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // launchSpec is everything needed to execute a candidate.
@@ -25,8 +26,8 @@ type launchSpec struct {
 type candidate struct {
 	process  *os.Process // nil: it asked
 	pid      int         // 0 in another pid namespace
-	link     *link
-	messages chan message      // closed when the process closed its end
+	link     *wire.Link
+	messages chan wire.Message // closed when the process closed its end
 	exited   chan control.Exit // one value
 	stop     chan struct{}     // closed when nobody reads messages any more
 	started  time.Time
@@ -40,7 +41,7 @@ type candidate struct {
 }
 
 // taker gets the connections that an undone candidate gives back.
-func startCandidate(spec launchSpec, taker func(*link, message)) (*candidate, error) {
+func startCandidate(spec launchSpec, taker func(*wire.Link, wire.Message)) (*candidate, error) {
 	started := time.Now()
 	process, link, err := launch(spec)
 	if err != nil {
@@ -48,10 +49,10 @@ func startCandidate(spec launchSpec, taker func(*link, message)) (*candidate, er
 	}
 	c := &candidate{
 		process: process, pid: process.Pid, link: link, started: started, exe: spec.exe,
-		messages: make(chan message), exited: make(chan control.Exit, 1), stop: make(chan struct{}),
+		messages: make(chan wire.Message), exited: make(chan control.Exit, 1), stop: make(chan struct{}),
 	}
-	link.taker = taker
-	go link.pump(c.messages, c.stop)
+	link.Taker = taker
+	go link.Pump(c.messages, c.stop)
 	go func() {
 		// What it has started holds copies of the sockets and might go on to
 		// accept. It goes with it; before the reaping, while the number of the
@@ -78,7 +79,7 @@ func (c *candidate) signal(sig os.Signal) {
 // release closes the incumbent's end and lets the reader go.
 func (c *candidate) release() {
 	close(c.stop)
-	c.link.close()
+	c.link.Close()
 }
 
 // startPath is the absolute path this process was started by. systemd passes

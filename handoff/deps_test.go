@@ -22,6 +22,10 @@ func TestImports(t *testing.T) {
 		module + "handoff", module + "journal", "golang.org/x/sys/",
 		module + "internal/gate", module + "internal/journalstream", module + "internal/listenfds",
 		module + "internal/memfile", module + "internal/netfd", module + "internal/sdnotify",
+		module + "internal/takeover", module + "internal/wire",
+	}
+	wire := []string{
+		module + "internal/wire", module + "handoff/control", module + "internal/gate", module + "internal/listenfds", module + "internal/netfd", "golang.org/x/sys/",
 	}
 	for _, tt := range []struct {
 		pkg     string
@@ -29,6 +33,8 @@ func TestImports(t *testing.T) {
 	}{
 		{module + "handoff", handoff},
 		{module + "handoff/control", handoff},
+		{module + "internal/wire", wire},
+		{module + "internal/takeover", append(wire, module+"internal/takeover")},
 		{module + "journal", []string{module + "journal"}},
 	} {
 		for _, goos := range []string{"linux", "darwin", "windows"} {

@@ -17,6 +17,7 @@ import (
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/gate"
 	"github.com/zdt-dev/zdt/internal/sdnotify"
+	"github.com/zdt-dev/zdt/internal/takeover"
 	"github.com/zdt-dev/zdt/journal"
 )
 
@@ -36,7 +37,7 @@ type Handoff struct {
 	events      *journal.Log
 	predecessor *predecessor // nil for the first generation
 	control     *control.Server
-	takeover    *takeoverServer
+	takeover    *takeover.Server
 	ownControl  bool  // the control socket is this process's, though it is not the first generation
 	undone      error // why a process that asked for the service was sent away; valid after done
 
@@ -111,7 +112,7 @@ func Open(o Options) (*Handoff, error) {
 		return nil, err
 	}
 	if h.predecessor == nil {
-		h.takeover.gate.Open() // who asks is told that it starts
+		h.takeover.Open() // who asks is told that it starts
 	}
 	if h.predecessor == nil || h.ownControl {
 		h.control.Open() // a status tells that it starts
@@ -134,13 +135,13 @@ func (h *Handoff) inherit(in inheritance) error {
 	if h.program, err = thisProgram(h.opt); err != nil {
 		return err
 	}
-	g := emptyGift()
+	g := takeover.NoGift()
 	switch {
 	case in.predecessor >= 0:
 		if h.predecessor, err = meetPredecessor(in.predecessor, h.receive); err != nil {
 			return err
 		}
-		g.inherited(h.predecessor.hello)
+		inherited(&g, h.predecessor.hello)
 	case h.opt.Takeover != "" && errSockets == nil:
 		if g, err = h.join(); err != nil {
 			return err
@@ -150,7 +151,7 @@ func (h *Handoff) inherit(in inheritance) error {
 		h.generation = p.hello.Generation
 	}
 	if errSockets != nil {
-		g.close()
+		g.Close()
 		return errSockets
 	}
 	return h.unpack(g)
@@ -160,7 +161,7 @@ func (h *Handoff) inherit(in inheritance) error {
 func (h *Handoff) abandon(why error) {
 	h.sockets.close()
 	if h.takeover != nil {
-		h.takeover.close(h.predecessor == nil)
+		h.takeover.Close(h.predecessor == nil)
 	}
 	if h.control != nil {
 		h.control.Close(h.ownControl)

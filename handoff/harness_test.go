@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // patience bounds every wait for a condition. It is only reached by a test
@@ -463,4 +464,20 @@ func numGoroutines() int { return runtime.NumGoroutine() }
 func readFile(path string) string {
 	text, _ := os.ReadFile(path)
 	return string(text)
+}
+
+// pair returns two ends of a wire.
+func pair(t *testing.T) (a, b *wire.Link) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, l := range []**wire.Link{&a, &b} {
+		if *l, err = wire.NewLink(fds[i]); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup((*l).Close)
+	}
+	return a, b
 }

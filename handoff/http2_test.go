@@ -13,6 +13,8 @@ import (
 	"net/http/httptrace"
 	"sync"
 	"testing"
+
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // trackedListener tracks what it accepts.
@@ -96,7 +98,7 @@ func TestHTTP2IsToldToGo(t *testing.T) {
 			if !ask() {
 				t.Error("connections are not reused: nothing is tested")
 			}
-			m := newMover(h.tracker, quiet(), []take{{protocolHTTP1, "http"}}, func(_ uint64, load []*parked) error {
+			m := newMover(h.tracker, quiet(), []wire.Take{{Protocol: protocolHTTP1, Socket: "http"}}, func(_ uint64, load []*parked) error {
 				for _, p := range load { // one that has not said anything yet may go
 					if p.conn.rec.http2 || p.conn.news.Load() > 2 {
 						t.Errorf("an HTTP/2 connection was sent: %+v", p.conn.rec)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/listenfds"
+	"github.com/zdt-dev/zdt/internal/wire"
 	"github.com/zdt-dev/zdt/journal"
 )
 
@@ -94,8 +95,8 @@ func (m *machine) fork(arm control.Arm) (*attempt, error) {
 			exe:     arm.Exe, dir: h.program.dir, argv: h.program.argv,
 			env: successorEnviron(h.program.env, names), fds: fds,
 		}
-		hello := message{
-			Type: msgHello, Version: wireVersion, MinVersion: wireMinVersion,
+		hello := wire.Message{
+			Type: wire.Hello, Version: wire.Version, MinVersion: wire.MinVersion,
 			Generation: h.generation + 1, TxID: arm.TxID,
 			Capabilities: capabilities(), Takes: h.takes(),
 		}
@@ -106,13 +107,13 @@ func (m *machine) fork(arm control.Arm) (*attempt, error) {
 			spec.extra = append(spec.extra, fd)
 			return listenfds.Start + len(fds) + len(spec.extra)
 		}
-		hello.ControlFD, hello.TakeoverFD = extra(h.control.FD()), extra(h.takeover.fd())
+		hello.ControlFD, hello.TakeoverFD = extra(h.control.FD()), extra(h.takeover.FD())
 		var err error
 		if c, err = startCandidate(spec, h.receive); err != nil {
 			return err
 		}
 		hello.PID = c.pid
-		if err := c.link.send(hello); !brokenPipe(err) {
+		if err := c.link.Send(hello); !wire.BrokenPipe(err) {
 			return err
 		}
 		// It has ended already, or closed its end, before it was spoken to: how
@@ -140,7 +141,7 @@ func (m *machine) couldNotStart(arm control.Arm, err error) {
 }
 
 // fromCandidate handles a message; !ok means the candidate closed its end.
-func (m *machine) fromCandidate(msg message, ok bool) {
+func (m *machine) fromCandidate(msg wire.Message, ok bool) {
 	a := m.attempt
 	switch {
 	case !ok:
@@ -157,30 +158,30 @@ func (m *machine) fromCandidate(msg message, ok bool) {
 			// lives on without a handoff, and serves no connection it had not acknowledged.
 			a.setDeadline(goneGrace)
 		}
-	case msg.Type == msgTakes:
+	case msg.Type == wire.Takes:
 		a.takes = msg.Takes
 		m.peerTakes(a.takes)
-	case msg.Type == msgMoved:
+	case msg.Type == wire.Moved:
 		m.acknowledged(msg)
-	case msg.Type == msgHello && m.phase == control.Forked:
-		if _, err := chooseVersion(msg.Version, msg.MinVersion); err != nil {
+	case msg.Type == wire.Hello && m.phase == control.Forked:
+		if _, err := wire.ChooseVersion(msg.Version, msg.MinVersion); err != nil {
 			m.undo(journal.ReasonProtocol, err.Error())
 		}
 		a.hello = msg
 		a.candidate.sharesControl = msg.SharesControl
-	case msg.Type == msgStop && m.phase == control.Forked && a.candidate.newcomer():
+	case msg.Type == wire.Stop && m.phase == control.Forked && a.candidate.newcomer():
 		detail := "the process that asked was told to stop"
 		if msg.Reason != "" {
 			detail = "the process that asked could not take over: " + msg.Reason
 		}
 		m.undo(journal.ReasonExited, detail)
-	case msg.Type == msgReady && m.phase == control.Forked:
+	case msg.Type == wire.Ready && m.phase == control.Forked:
 		m.held()
-	case msg.Type == msgStop && m.phase == control.Held:
+	case msg.Type == wire.Stop && m.phase == control.Held:
 		m.undo(journal.ReasonExited, "the candidate was told to stop")
-	case msg.Type == msgStop && m.phase == control.Draining:
+	case msg.Type == wire.Stop && m.phase == control.Draining:
 		m.stop()
-	case msg.Type == msgQuit && m.phase == control.Draining:
+	case msg.Type == wire.Quit && m.phase == control.Draining:
 		m.quit()
 	}
 }
@@ -262,7 +263,7 @@ func (m *machine) commit() error {
 	}
 	// A failure to send means that the candidate is gone: its exit follows and
 	// is handled as a death in the drain.
-	a.candidate.link.send(message{Type: msgCommit})
+	a.candidate.link.Send(wire.Message{Type: wire.Commit})
 	a.committed = true
 	a.clearDeadline()
 	m.last = &control.Outcome{

@@ -7,10 +7,9 @@ import (
 	"syscall"
 
 	"github.com/zdt-dev/zdt/internal/journalstream"
+	"github.com/zdt-dev/zdt/internal/wire"
 	"golang.org/x/sys/unix"
 )
-
-const msgTrunc = unix.MSG_TRUNC
 
 // cannotExecute tells a file that is the problem from a host that is short of
 // something.
@@ -28,7 +27,7 @@ func cannotExecute(err error) bool {
 //
 // syscall.ForkExec and not os/exec: the latter calls Fd on every file it passes
 // and so makes sockets blocking that the incumbent still accepts on.
-func launch(spec launchSpec) (*os.Process, *link, error) {
+func launch(spec launchSpec) (*os.Process, *wire.Link, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
@@ -64,7 +63,7 @@ func launch(spec launchSpec) (*os.Process, *link, error) {
 		syscall.Wait4(pid, nil, 0, nil)
 		return nil, nil, fmt.Errorf("candidate %d: %w", pid, err)
 	}
-	l, err := newLink(pair[0])
+	l, err := wire.NewLink(pair[0])
 	if err != nil {
 		process.Kill()
 		process.Wait()

@@ -5,13 +5,13 @@ package handoff
 import (
 	"errors"
 	"os"
-)
 
-const msgTrunc = 0
+	"github.com/zdt-dev/zdt/internal/wire"
+)
 
 // launch is for Linux: elsewhere this package listens and drains, and a
 // handoff is refused.
-func launch(launchSpec) (*os.Process, *link, error) { return nil, nil, errors.ErrUnsupported }
+func launch(launchSpec) (*os.Process, *wire.Link, error) { return nil, nil, errors.ErrUnsupported }
 
 func cannotExecute(error) bool { return false }
 

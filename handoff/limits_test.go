@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // The limits of a real kernel, which are those of a process or of a user: each
@@ -72,17 +74,17 @@ func TestReceiverLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	from, err := newLink(fds[0])
+	from, err := wire.NewLink(fds[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer from.close()
+	defer from.Close()
 	theirs := os.NewFile(uintptr(fds[1]), "wire")
 	defer theirs.Close()
 	ended := make(chan string)
 	go func() { ended <- limited(t, nil, theirs) }()
 	v := newVisitor(t)
-	send := func(batch uint64, n int) message {
+	send := func(batch uint64, n int) wire.Message {
 		t.Helper()
 		m := memory(t, manifestOf(n))
 		defer unix.Close(m)
@@ -90,10 +92,10 @@ func TestReceiverLimits(t *testing.T) {
 		for range n {
 			fds = append(fds, v.fd)
 		}
-		if err := from.sendFiles(message{Type: msgMove, Batch: batch, Count: n}, fds...); err != nil {
+		if err := from.SendFiles(wire.Message{Type: wire.Move, Batch: batch, Count: n}, fds...); err != nil {
 			t.Fatal(err)
 		}
-		answer, err := from.receive()
+		answer, err := from.Receive()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +117,7 @@ func TestReceiverLimits(t *testing.T) {
 	if last.Count > 2 {
 		t.Errorf("without room: %d taken", last.Count)
 	}
-	from.close()
+	from.Close()
 	var open, taken, after int
 	report := <-ended
 	if _, err := fmt.Sscanf(report, "open %d taken %d after %d", &open, &taken, &after); err != nil {
@@ -132,7 +134,7 @@ func TestReceiverLimits(t *testing.T) {
 
 func receiveLimited(t *testing.T) {
 	setFileLimit(t, 400)
-	l, err := newLink(3)
+	l, err := wire.NewLink(3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,9 +142,9 @@ func receiveLimited(t *testing.T) {
 	h.taking.Store(true)
 	came := make(chan net.Conn, 400)
 	h.OnConn("line/1", func(c net.Conn, _ json.RawMessage) { came <- c })
-	l.taker = h.receive
+	l.Taker = h.receive
 	before := openFDs()
-	l.pump(make(chan message), make(chan struct{}))
+	l.Pump(make(chan wire.Message), make(chan struct{}))
 	taken := 0
 	eventually(t, "all have been served", func() bool {
 		for {
@@ -157,7 +159,7 @@ func receiveLimited(t *testing.T) {
 		}
 	})
 	fmt.Printf("REPORT open %d taken %d after %d\n", before, taken, openFDs())
-	l.close()
+	l.Close()
 	h.Close()
 }
 
@@ -220,14 +222,14 @@ func TestTooManyInFlight(t *testing.T) {
 			}
 		}()
 	}
-	m := newMover(sender.tracker, quiet(), []take{{Protocol: "line/1"}}, r.from.sendBatch)
+	m := newMover(sender.tracker, quiet(), []wire.Take{{Protocol: "line/1"}}, batchesTo(r.from))
 	m.look()
 	go m.run()
 	acks := make(chan struct{})
 	go func() {
 		defer close(acks)
 		for {
-			msg, err := r.from.receive()
+			msg, err := r.from.Receive()
 			if err != nil {
 				return
 			}
@@ -273,6 +275,6 @@ func TestTooManyInFlight(t *testing.T) {
 	_, _, moved := sender.tracker.snapshot()
 	fmt.Println("REPORT moved", moved)
 	m.halt()
-	r.to.close()
+	r.to.Close()
 	<-acks
 }

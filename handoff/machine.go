@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/wire"
 	"github.com/zdt-dev/zdt/journal"
 )
 
@@ -141,7 +142,7 @@ func (m *machine) ready() error {
 	m.h.taking.Store(true)
 	if m.predecessor != nil {
 		m.tellTakes()
-		if err := m.predecessor.link.send(message{Type: msgReady}); err != nil {
+		if err := m.predecessor.link.Send(wire.Message{Type: wire.Ready}); err != nil {
 			return fmt.Errorf("tell predecessor: %w", err)
 		}
 		m.phase = control.Candidate
@@ -181,7 +182,7 @@ func (m *machine) stop() {
 func (m *machine) leave(grace time.Duration) {
 	var back *mover
 	if p := m.predecessor; p != nil {
-		p.link.send(message{Type: msgStop})
+		p.link.Send(wire.Message{Type: wire.Stop})
 		if !m.service && !m.over {
 			back = m.moverTo(p.link, p.hello, p.takes) // it accepts again, and takes back what it can
 		}
@@ -203,7 +204,7 @@ func (m *machine) quit() {
 		}
 	}
 	if m.predecessor != nil && m.service {
-		m.predecessor.link.send(message{Type: msgQuit})
+		m.predecessor.link.Send(wire.Message{Type: wire.Quit})
 	}
 	if m.drain == nil {
 		m.beginDrain(0, nil)
@@ -255,7 +256,7 @@ const progressInterval = 200 * time.Millisecond
 func (m *machine) progress() {
 	if a := m.attempt; a != nil && a.committed && !a.gone {
 		c := m.counts()
-		a.candidate.link.send(message{Type: msgProgress, Connections: &c})
+		a.candidate.link.Send(wire.Message{Type: wire.Progress, Connections: &c})
 	}
 	if m.phase == control.Stopping && m.service {
 		m.tellSystemd()
@@ -319,14 +320,14 @@ func (m *machine) end() {
 	if a := m.attempt; a != nil {
 		e.PeerPID = a.candidate.pid
 		if a.committed && !a.gone {
-			a.candidate.link.send(message{Type: msgBye, Connections: &c})
+			a.candidate.link.Send(wire.Message{Type: wire.Bye, Connections: &c})
 		}
 	}
 	h.events.Write(e)
 	m.publish()
 	h.gate.Close()
 	takeover, control := m.leaves()
-	h.takeover.close(takeover)
+	h.takeover.Close(takeover)
 	h.control.Close(control)
 	if m.attempt != nil {
 		m.attempt.candidate.release()

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // mover hands the connections of a generation that leaves to the one that
@@ -21,14 +23,14 @@ import (
 type mover struct {
 	tracker  *tracker
 	logger   *slog.Logger
-	wants    atomic.Pointer[[]take]                   // what the peer takes
+	wants    atomic.Pointer[[]wire.Take]              // what the peer takes
 	send     func(batch uint64, load []*parked) error // transmits; the descriptors stay the sender's
 	begun    time.Time
 	verify   bool // look at every connection before it goes
 	offers   chan *parked
-	acks     chan message  // from the peer, in order
-	news     chan struct{} // wants has changed
-	passed   chan struct{} // declined has changed
+	acks     chan wire.Message // from the peer, in order
+	news     chan struct{}     // wants has changed
+	passed   chan struct{}     // declined has changed
 	died     chan struct{}
 	stop     chan struct{}
 	done     chan struct{}
@@ -72,10 +74,10 @@ const (
 	gatherMax = 2 * time.Millisecond
 )
 
-func newMover(t *tracker, logger *slog.Logger, takes []take, send func(uint64, []*parked) error) *mover {
+func newMover(t *tracker, logger *slog.Logger, takes []wire.Take, send func(uint64, []*parked) error) *mover {
 	m := &mover{
 		tracker: t, logger: logger, send: send, size: usualBatch, begun: time.Now(),
-		offers: make(chan *parked), acks: make(chan message, 2*maxFlights), news: make(chan struct{}, 1), passed: make(chan struct{}, 1),
+		offers: make(chan *parked), acks: make(chan wire.Message, 2*maxFlights), news: make(chan struct{}, 1), passed: make(chan struct{}, 1),
 		died: make(chan struct{}), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	m.wants.Store(&takes)
@@ -108,7 +110,7 @@ func (m *mover) decline() {
 }
 
 // accept changes what the peer takes. It does not block.
-func (m *mover) accept(takes []take) {
+func (m *mover) accept(takes []wire.Take) {
 	m.wants.Store(&takes)
 	select {
 	case m.news <- struct{}{}:
@@ -122,7 +124,7 @@ func (m *mover) report(what string, err error) { m.logger.Warn(what, "error", er
 
 // acknowledged passes the peer's answer to a batch on. It does not block: a
 // peer that answers more than it was asked is not listened to.
-func (m *mover) acknowledged(msg message) {
+func (m *mover) acknowledged(msg wire.Message) {
 	select {
 	case m.acks <- msg:
 	default:

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // The mover by itself, on a clock of its own: what it does with a wire that
@@ -55,7 +57,7 @@ func TestMoverWaitsForAList(t *testing.T) {
 		if m.mayTake("line/1", "") {
 			t.Error("still waiting")
 		}
-		m.accept([]take{{Protocol: "line/1"}})
+		m.accept([]wire.Take{{Protocol: "line/1"}})
 		if !m.takes("line/1", "") || !m.mayTake("line/1", "") || m.takes("chat/1", "") {
 			t.Error("a late list counts for nothing")
 		}
@@ -65,7 +67,7 @@ func TestMoverWaitsForAList(t *testing.T) {
 // newFleet has n idle connections. Call it inside of a synctest bubble.
 func newFleet(t *testing.T, n int, send func(batch uint64, load []*parked) error) *fleet {
 	f := &fleet{t: t, tracker: newTracker()}
-	f.m = newMover(f.tracker, quiet(), []take{{Protocol: "line/1"}}, send)
+	f.m = newMover(f.tracker, quiet(), []wire.Take{{Protocol: "line/1"}}, send)
 	for range n {
 		f.launch()
 	}
@@ -169,7 +171,9 @@ func (f *fleet) gone() (n int) {
 }
 
 // takeAll is an answer to a batch.
-func takeAll(batch uint64, n int) message { return message{Type: msgMoved, Batch: batch, Count: n} }
+func takeAll(batch uint64, n int) wire.Message {
+	return wire.Message{Type: wire.Moved, Batch: batch, Count: n}
+}
 
 // A wire that takes no more than a few at once gets a few at once, and more
 // again as soon as it can.
@@ -221,7 +225,7 @@ func TestMoverWithoutAWire(t *testing.T) {
 	}{
 		{"in flight too many", syscall.ETOOMANYREFS, 0},
 		{"out of descriptors", syscall.EMFILE, 0},
-		{"the peer does not read", os.ErrDeadlineExceeded, batchTimeout},
+		{"the peer does not read", os.ErrDeadlineExceeded, wire.BatchTimeout},
 		{"the peer does not read, and others write", os.ErrDeadlineExceeded, 90 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -301,28 +305,28 @@ func TestMoverWithOneThatCannot(t *testing.T) {
 // what the peer has taken, and nothing else.
 func TestMoverAcknowledged(t *testing.T) {
 	const n = 20
-	all := func(reason string) (r []refusal) {
+	all := func(reason string) (r []wire.Refusal) {
 		for i := range n {
-			r = append(r, refusal{i, reason})
+			r = append(r, wire.Refusal{Index: i, Reason: reason})
 		}
 		return r
 	}
 	for _, tt := range []struct {
 		name string
-		acks []message // of batch 1
-		gone int       // -1: parked, the peer has not answered
+		acks []wire.Message // of batch 1
+		gone int            // -1: parked, the peer has not answered
 	}{
-		{"all taken", []message{{Count: n}}, n},
-		{"none taken", []message{{Refused: all("no room")}}, 0},
-		{"none taken, in few words", []message{{Count: 0}}, 0},
-		{"some refused", []message{{Count: n - 2, Refused: []refusal{{0, "a"}, {19, "b"}}}}, n - 2},
-		{"refused twice", []message{{Count: n - 1, Refused: []refusal{{3, "a"}, {3, "b"}}}}, n - 1},
-		{"refused what was not sent", []message{{Count: n, Refused: []refusal{{-1, "a"}, {n, "b"}, {1 << 40, "c"}}}}, n},
-		{"none taken, refused what was not sent", []message{{Count: 0, Refused: []refusal{{n, "b"}}}}, 0},
-		{"of another batch", []message{{Batch: 7, Count: n}}, -1},
-		{"of batch 0", []message{{Batch: 1 << 63, Count: n}}, -1},
-		{"doubled", []message{{Count: n}, {Count: n, Refused: all("not any more")}}, n},
-		{"many that mean nothing, then the true one", []message{{Batch: 2}, {Batch: 3}, {Batch: 4}, {Count: n}}, n},
+		{"all taken", []wire.Message{{Count: n}}, n},
+		{"none taken", []wire.Message{{Refused: all("no room")}}, 0},
+		{"none taken, in few words", []wire.Message{{Count: 0}}, 0},
+		{"some refused", []wire.Message{{Count: n - 2, Refused: []wire.Refusal{{Index: 0, Reason: "a"}, {Index: 19, Reason: "b"}}}}, n - 2},
+		{"refused twice", []wire.Message{{Count: n - 1, Refused: []wire.Refusal{{Index: 3, Reason: "a"}, {Index: 3, Reason: "b"}}}}, n - 1},
+		{"refused what was not sent", []wire.Message{{Count: n, Refused: []wire.Refusal{{Index: -1, Reason: "a"}, {Index: n, Reason: "b"}, {Index: 1 << 40, Reason: "c"}}}}, n},
+		{"none taken, refused what was not sent", []wire.Message{{Count: 0, Refused: []wire.Refusal{{Index: n, Reason: "b"}}}}, 0},
+		{"of another batch", []wire.Message{{Batch: 7, Count: n}}, -1},
+		{"of batch 0", []wire.Message{{Batch: 1 << 63, Count: n}}, -1},
+		{"doubled", []wire.Message{{Count: n}, {Count: n, Refused: all("not any more")}}, n},
+		{"many that mean nothing, then the true one", []wire.Message{{Batch: 2}, {Batch: 3}, {Batch: 4}, {Count: n}}, n},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -330,7 +334,7 @@ func TestMoverAcknowledged(t *testing.T) {
 				f.start()
 				synctest.Wait()
 				for _, a := range tt.acks {
-					a.Type = msgMoved
+					a.Type = wire.Moved
 					if a.Batch == 0 {
 						a.Batch = 1
 					}
@@ -516,13 +520,13 @@ func TestMoverUnderFire(t *testing.T) {
 			case k%5 == 0:
 				return syscall.ETOOMANYREFS
 			case k%7 == 0:
-				time.Sleep(batchTimeout)
+				time.Sleep(wire.BatchTimeout)
 				return os.ErrDeadlineExceeded
 			}
-			answer := message{Type: msgMoved, Batch: batch}
+			answer := wire.Message{Type: wire.Moved, Batch: batch}
 			for i := range n {
 				if i%3 != 0 {
-					answer.Refused = append(answer.Refused, refusal{i, "by lot"})
+					answer.Refused = append(answer.Refused, wire.Refusal{Index: i, Reason: "by lot"})
 				}
 			}
 			answer.Count = n - len(answer.Refused)

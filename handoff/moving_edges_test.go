@@ -16,6 +16,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // Moves at the edges, where two rules meet: names and addresses, deaths and
@@ -176,17 +177,17 @@ func TestLossesOfDeadSuccessorAreCounted(t *testing.T) {
 		clients := a.idlers(count)
 		a.h.tracker.resetEnded()
 		from, to := pair(t)
-		m := newMover(a.h.tracker, a.h.events.Logger(), b.h.takes(), from.sendBatch)
+		m := newMover(a.h.tracker, a.h.events.Logger(), b.h.takes(), batchesTo(from))
 		m.look()
 		go m.run()
 		for got := 0; got < count; {
-			msg, err := to.receive()
+			msg, err := to.Receive()
 			if err != nil {
 				t.Fatal(err)
 			}
 			got += msg.Count
-			msg.closeFiles()
-			m.acknowledged(message{Type: msgMoved, Batch: msg.Batch, Count: msg.Count})
+			msg.CloseFiles()
+			m.acknowledged(wire.Message{Type: wire.Moved, Batch: msg.Batch, Count: msg.Count})
 		}
 		m.peerDied()
 		if _, _, lost := a.h.tracker.snapshot(); lost != count {
@@ -285,17 +286,17 @@ func TestQuitCountsWhatWasOnItsWay(t *testing.T) {
 	a, b := newNode(t, "a"), newNode(t, "b")
 	a.idlers(count)
 	from, to := pair(t)
-	m := newMover(a.h.tracker, a.h.events.Logger(), b.h.takes(), from.sendBatch)
+	m := newMover(a.h.tracker, a.h.events.Logger(), b.h.takes(), batchesTo(from))
 	var d *drainer
 	a.h.do(func(machine *machine) {
 		machine.beginDrain(patience, m)
 		d = machine.drain
 	})
-	msg, err := to.receive() // and no acknowledgement
+	msg, err := to.Receive() // and no acknowledgement
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer msg.closeFiles()
+	defer msg.CloseFiles()
 	a.h.Close()
 	if c := *d.counts.Load(); c.Cut != count || c.Moved+c.Drained+c.Closed != 0 {
 		t.Errorf("%d connections, told: %+v", count, c)

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // node is a generation that lives in the test's process: sockets, connections
@@ -121,25 +123,25 @@ func (n *node) serveLines(c net.Conn, s lineSession, ahead []byte) {
 // passage moves connections from one node to another.
 type passage struct {
 	m      *mover
-	from   *link
-	to     *link
+	from   *wire.Link
+	to     *wire.Link
 	ended  sync.WaitGroup
 	crash  chan struct{} // closed: the receiver dies before it acknowledges
 	batch  atomic.Int32
 	closed sync.Once
 }
 
-func pass(t *testing.T, from, to *node, adjust func(*link, message)) *passage {
+func pass(t *testing.T, from, to *node, adjust func(*wire.Link, wire.Message)) *passage {
 	a, b := pair(t)
 	p := &passage{from: a, to: b, crash: make(chan struct{})}
-	p.m = newMover(from.h.tracker, from.h.events.Logger(), to.h.takes(), p.from.sendBatch)
+	p.m = newMover(from.h.tracker, from.h.events.Logger(), to.h.takes(), batchesTo(p.from))
 	p.m.verify = true
-	p.to.taker = func(l *link, msg message) {
+	p.to.Taker = func(l *wire.Link, msg wire.Message) {
 		p.batch.Add(1)
 		select {
 		case <-p.crash:
-			msg.closeFiles()
-			l.conn.Close() // as the kernel does
+			msg.CloseFiles()
+			l.Conn.Close() // as the kernel does
 			return
 		default:
 		}
@@ -149,10 +151,10 @@ func pass(t *testing.T, from, to *node, adjust func(*link, message)) *passage {
 		to.h.receive(l, msg)
 	}
 	stop := make(chan struct{})
-	none := make(chan message)
-	p.ended.Go(func() { p.to.pump(none, stop) })
-	heard := make(chan message)
-	p.ended.Go(func() { p.from.pump(heard, stop) })
+	none := make(chan wire.Message)
+	p.ended.Go(func() { p.to.Pump(none, stop) })
+	heard := make(chan wire.Message)
+	p.ended.Go(func() { p.from.Pump(heard, stop) })
 	p.ended.Go(func() {
 		for msg := range heard {
 			p.m.acknowledged(msg)
@@ -167,9 +169,9 @@ func pass(t *testing.T, from, to *node, adjust func(*link, message)) *passage {
 // die ends the receiver: what it has not acknowledged stays with the sender.
 func (p *passage) die() {
 	close(p.crash)
-	p.to.close()
+	p.to.Close()
 	p.ended.Wait()
-	p.from.close()
+	p.from.Close()
 }
 
 // finish ends the moving once all that was sent is acknowledged.
@@ -185,9 +187,9 @@ func (p *passage) finish(from *node) {
 		return true
 	})
 	p.m.halt()
-	p.to.close()
+	p.to.Close()
 	p.ended.Wait()
-	p.from.close()
+	p.from.Close()
 }
 
 // Random interleavings of requests, lines, moves to and fro, and deaths of the

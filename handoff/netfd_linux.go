@@ -27,7 +27,3 @@ func unreadBytes(c net.Conn) int {
 func outOfDescriptors(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
 }
-
-func connectionReset(err error) bool { return errors.Is(err, unix.ECONNRESET) }
-
-func brokenPipe(err error) bool { return errors.Is(err, unix.EPIPE) }

@@ -7,18 +7,19 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // predecessor is the generation that started this process, or that this
 // process has asked for its service, seen from the candidate.
 type predecessor struct {
-	link     *link
-	messages chan message // closed when the predecessor is gone
+	link     *wire.Link
+	messages chan wire.Message // closed when the predecessor is gone
 	stop     chan struct{}
 	asked    bool // it did not start this process: see Options.Takeover
 	pid      int  // 0 in another pid namespace
-	hello    message
-	takes    []take // what it would take back
+	hello    wire.Message
+	takes    []wire.Take // what it would take back
 }
 
 // helloTimeout bounds the greeting. The predecessor writes its half right
@@ -27,35 +28,35 @@ const helloTimeout = 10 * time.Second
 
 // meetPredecessor takes fd over and exchanges greetings.
 // taker gets the connections it moves here.
-func meetPredecessor(fd int, taker func(*link, message)) (*predecessor, error) {
+func meetPredecessor(fd int, taker func(*wire.Link, wire.Message)) (*predecessor, error) {
 	netfd.Claim(fd)
-	l, err := newLink(fd)
+	l, err := wire.NewLink(fd)
 	if err != nil {
 		return nil, fmt.Errorf("descriptor %d of %s: %w", fd, envPredecessor, err)
 	}
-	p := &predecessor{link: l, messages: make(chan message), stop: make(chan struct{}), pid: os.Getppid()}
+	p := &predecessor{link: l, messages: make(chan wire.Message), stop: make(chan struct{}), pid: os.Getppid()}
 	if err := p.greet(); err != nil {
-		l.close()
+		l.Close()
 		return nil, fmt.Errorf("greet predecessor: %w", err)
 	}
-	l.taker = taker
-	go l.pump(p.messages, p.stop)
+	l.Taker = taker
+	go l.Pump(p.messages, p.stop)
 	return p, nil
 }
 
 func (p *predecessor) greet() error {
-	p.link.conn.SetReadDeadline(time.Now().Add(helloTimeout))
-	m, err := p.link.receive()
+	p.link.Conn.SetReadDeadline(time.Now().Add(helloTimeout))
+	m, err := p.link.Receive()
 	if err != nil {
 		return err
 	}
-	p.link.conn.SetReadDeadline(time.Time{})
-	if m.Type != msgHello {
+	p.link.Conn.SetReadDeadline(time.Time{})
+	if m.Type != wire.Hello {
 		return fmt.Errorf("got %q in place of hello", m.Type)
 	}
-	version, err := chooseVersion(m.Version, m.MinVersion)
+	version, err := wire.ChooseVersion(m.Version, m.MinVersion)
 	if err != nil {
-		p.link.send(message{Type: msgHello, Version: wireVersion, MinVersion: wireMinVersion})
+		p.link.Send(wire.Message{Type: wire.Hello, Version: wire.Version, MinVersion: wire.MinVersion})
 		return err
 	}
 	// What LISTEN_PID is for: a program that merely inherited the environment
@@ -67,10 +68,10 @@ func (p *predecessor) greet() error {
 		return errors.New("hello without a generation")
 	}
 	p.hello, p.takes = m, m.Takes
-	return p.link.send(message{Type: msgHello, Version: version, MinVersion: wireMinVersion, Capabilities: capabilities()})
+	return p.link.Send(wire.Message{Type: wire.Hello, Version: version, MinVersion: wire.MinVersion, Capabilities: capabilities()})
 }
 
 func (p *predecessor) release() {
 	close(p.stop)
-	p.link.close()
+	p.link.Close()
 }

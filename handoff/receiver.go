@@ -11,6 +11,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // receive takes a batch of connections from the other generation. It runs in
@@ -20,13 +21,13 @@ import (
 // The order is the protocol's: build, acknowledge, serve. Until the
 // acknowledgement is sent nothing is read or written, so that the sender can
 // go on with what is not taken, whatever happens here.
-func (h *Handoff) receive(l *link, msg message) {
-	defer msg.closeFiles()
-	taken, answer := h.build(&msg)
-	answer.shorten()
+func (h *Handoff) receive(l *wire.Link, msg wire.Message) {
+	defer msg.CloseFiles()
+	taken, answer, resets := h.build(&msg)
+	shorten(&answer)
 	h.countMoves(func(m *control.Moves) {
 		m.Taken += len(taken)
-		m.Refused += len(answer.Refused) - answer.resets
+		m.Refused += len(answer.Refused) - resets
 	})
 	if err := acknowledge(l, answer); err != nil {
 		h.events.Logger().Warn("acknowledge connections", "error", err)
@@ -47,22 +48,22 @@ func (h *Handoff) receive(l *link, msg message) {
 // leaveRoom closes connections that would take the last descriptors of this
 // process: new clients, the control socket and the program's own files have to go
 // on as well, and the sender serves to their end those that stay with it.
-func (m *message) leaveRoom() {
+func leaveRoom(files []int) {
 	room := descriptorRoom()
-	for i, fd := range m.files[1:] {
+	for i, fd := range files {
 		if fd >= room { // the kernel gives the lowest number that is free
 			netfd.Close(fd)
-			m.files[i+1] = -1
+			files[i] = -1
 		}
 	}
 }
 
 // acknowledge waits as long as the sender lives and does not read: to give up
 // would leave both sides with a claim. A generation that ends gives up, and takes nothing.
-func acknowledge(l *link, answer message) error {
+func acknowledge(l *wire.Link, answer wire.Message) error {
 	for {
-		err := l.send(answer)
-		if !errors.Is(err, os.ErrDeadlineExceeded) || l.closing.Load() {
+		err := l.Send(answer)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || l.IsClosing() {
 			return err
 		}
 	}
@@ -75,19 +76,22 @@ type arrival struct {
 	server *arrivals // of HTTP/1
 }
 
-// build makes connections of what can be taken and the answer to the sender.
-func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
-	answer = message{Type: msgMoved, Batch: msg.Batch}
-	refuse := func(i int, reason string) { answer.Refused = append(answer.Refused, refusal{i, reason}) }
+// build makes connections of what can be taken and the answer to the sender. Of those
+// refused, resets were by clients that had gone: nothing is the matter with this process.
+func (h *Handoff) build(msg *wire.Message) (taken []arrival, answer wire.Message, resets int) {
+	answer = wire.Message{Type: wire.Moved, Batch: msg.Batch}
+	refuse := func(i int, reason string) {
+		answer.Refused = append(answer.Refused, wire.Refusal{Index: i, Reason: reason})
+	}
 	if msg.Count < 1 || msg.Count > maxBatch {
 		h.events.Logger().Warn("refuse a batch of connections", "count", msg.Count)
-		return nil, answer
+		return nil, answer, 0
 	}
-	refuseAll := func(reason string) ([]arrival, message) {
+	refuseAll := func(reason string) ([]arrival, wire.Message, int) {
 		for i := range msg.Count {
 			refuse(i, reason)
 		}
-		return nil, answer
+		return nil, answer, 0
 	}
 	// Counted before the question: a drain that begins after it waits for what comes.
 	h.tracker.accepting.Add(1)
@@ -98,14 +102,14 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 	if !h.taking.Load() {
 		return refuseAll("this generation ends")
 	}
-	if len(msg.files) == 0 {
+	if len(msg.Files) == 0 {
 		return refuseAll("no descriptor came through: out of descriptors (LimitNOFILE=)?")
 	}
-	loads, err := readManifest(msg.files[0], msg.Count)
+	loads, err := readManifest(msg.Files[0], msg.Count)
 	if err != nil {
 		return refuseAll(err.Error())
 	}
-	msg.leaveRoom()
+	leaveRoom(msg.Files[1:])
 	b, err := newBuilder()
 	if err != nil {
 		return refuseAll(err.Error())
@@ -113,43 +117,43 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 	defer b.close()
 	for i, load := range loads {
 		switch {
-		case i+1 >= len(msg.files):
+		case i+1 >= len(msg.Files):
 			// The kernel passes as many as the receiver has room for, and no error.
 			refuse(i, "its descriptor did not come through: out of descriptors (LimitNOFILE=)?")
 			continue
-		case msg.files[i+1] < 0:
+		case msg.Files[i+1] < 0:
 			refuse(i, "the descriptors that are left are kept for new clients (LimitNOFILE=)")
 			continue
 		}
-		server, ok := h.canTake(load, msg.files[i+1])
+		server, ok := h.canTake(load, msg.Files[i+1])
 		if !ok {
 			refuse(i, fmt.Sprintf("nobody here speaks %s (socket %q)", load.Protocol, load.Socket))
 			continue
 		}
-		network, err := connectionNetwork(msg.files[i+1])
+		network, err := connectionNetwork(msg.Files[i+1])
 		if err != nil {
 			refuse(i, err.Error())
 			continue
 		}
-		peer, err := peerAddress(msg.files[i+1], network)
+		peer, err := peerAddress(msg.Files[i+1], network)
 		if err != nil {
-			answer.resets++
+			resets++
 			refuse(i, err.Error()) // the sender sees the end as well, and knows the address
 			continue
 		}
-		h.verify(msg.files[i+1], load)
+		h.verify(msg.Files[i+1], load)
 		if load.Protocol == protocolHTTP1 {
 			load.Pending = bytes.TrimLeft(load.Pending, "\r\n") // see conn.trimmed
 		}
 		if load.rests() {
-			taken = append(taken, arrival{load, h.tracker.trackAtRest(msg.files[i+1], network, load.Socket, peer), server})
-			msg.files[i+1] = -1
+			taken = append(taken, arrival{load, h.tracker.trackAtRest(msg.Files[i+1], network, load.Socket, peer), server})
+			msg.Files[i+1] = -1
 			continue
 		}
-		c, err := b.build(msg.files[i+1])
+		c, err := b.build(msg.Files[i+1])
 		// At once, and not with the batch: two for each connection might be more than there are.
-		netfd.Close(msg.files[i+1])
-		msg.files[i+1] = -1
+		netfd.Close(msg.Files[i+1])
+		msg.Files[i+1] = -1
 		if err != nil {
 			refuse(i, err.Error())
 			continue
@@ -157,7 +161,7 @@ func (h *Handoff) build(msg *message) (taken []arrival, answer message) {
 		taken = append(taken, arrival{load, h.arrive(c, load, peer), server})
 	}
 	answer.Count = len(taken)
-	return taken, answer
+	return taken, answer, resets
 }
 
 // arrive tracks a connection that came from another generation.
@@ -187,17 +191,17 @@ const maxTakes = 40 << 10
 
 // takes are the connections this generation can go on with. Of more than fit, those
 // that are left out are closed politely by the other one.
-func (h *Handoff) takes() []take {
+func (h *Handoff) takes() []wire.Take {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var all []take
+	var all []wire.Take
 	for name, servers := range h.httpServers {
 		if len(servers) > 0 {
-			all = append(all, take{protocolHTTP1, name})
+			all = append(all, wire.Take{Protocol: protocolHTTP1, Socket: name})
 		}
 	}
 	for protocol := range h.onConn {
-		all = append(all, take{Protocol: protocol})
+		all = append(all, wire.Take{Protocol: protocol})
 	}
 	size := 0
 	for i, t := range all {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/internal/memfile"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 func FuzzDecodeManifest(f *testing.F) {
@@ -24,7 +25,7 @@ func FuzzDecodeManifest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, count int) {
 		loads, err := decodeManifest(data, count)
 		if err != nil {
-			if loads != nil || !errors.Is(err, errPacket) {
+			if loads != nil || !errors.Is(err, wire.ErrPacket) {
 				t.Errorf("%v, %v", loads, err)
 			}
 			return
@@ -62,7 +63,7 @@ func FuzzDecodeManifest(f *testing.F) {
 type berth struct {
 	h        *Handoff
 	in       *arrivals
-	from, to *link
+	from, to *wire.Link
 	pumped   chan struct{}
 	accepted chan struct{}
 }
@@ -86,13 +87,13 @@ func openBerth(t *testing.T) *berth {
 		}
 	}()
 	b.from, b.to = pair(t)
-	b.to.taker = b.h.receive
-	heard := make(chan message)
+	b.to.Taker = b.h.receive
+	heard := make(chan wire.Message)
 	go func() {
 		for range heard {
 		}
 	}()
-	go func() { defer close(b.pumped); b.to.pump(heard, nil) }()
+	go func() { defer close(b.pumped); b.to.Pump(heard, nil) }()
 	return b
 }
 
@@ -104,9 +105,9 @@ func (noListener) Close() error              { return nil }
 func (noListener) Addr() net.Addr            { return &net.TCPAddr{} }
 
 func (b *berth) close() {
-	b.from.close()
+	b.from.Close()
 	<-b.pumped
-	b.to.close()
+	b.to.Close()
 	b.in.Close()
 	<-b.accepted
 	b.h.Close()
@@ -168,27 +169,34 @@ func FuzzReceive(f *testing.F) {
 		}
 		b := openBerth(t)
 		defer b.h.Close()
-		if len(packet) == 0 || len(packet) > maxPacket {
+		if len(packet) == 0 || len(packet) > wire.MaxPacket {
 			packet = []byte("{}")
 		}
-		b.from.conn.SetWriteDeadline(time.Now().Add(patience))
-		if _, _, err := b.from.conn.WriteMsgUnix(packet, rights(fds), nil); err != nil {
+		var rights []byte
+		if len(fds) > 0 {
+			rights = unix.UnixRights(fds...)
+		}
+		b.from.Conn.SetWriteDeadline(time.Now().Add(patience))
+		if _, _, err := b.from.Conn.WriteMsgUnix(packet, rights, nil); err != nil {
 			t.Fatal(err)
 		}
-		m, err := decodeMessage(packet, 0)
-		answered := err == nil && m.Type == msgMove
+		var m wire.Message
+		if json.Unmarshal(packet, &m) != nil || m.Type == "" {
+			m = wire.Message{}
+		}
+		answered := m.Type == wire.Move
 		// One that is right tells that everything before it was dealt with.
 		last := fdOf(memfile.Write("zdt-manifest", manifestOf(1)))
 		p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		fdOf(p[0], err)
-		if err := b.from.sendFiles(message{Type: msgMove, Batch: 1 << 40, Count: 1}, last, fdOf(p[1], err)); err != nil {
+		if err := b.from.SendFiles(wire.Message{Type: wire.Move, Batch: 1 << 40, Count: 1}, last, fdOf(p[1], err)); err != nil {
 			t.Fatal(err)
 		}
-		var answers []message
+		var answers []wire.Message
 		for {
-			b.from.conn.SetReadDeadline(time.Now().Add(patience))
-			a, err := b.from.receive()
-			if err != nil || a.Type != msgMoved {
+			b.from.Conn.SetReadDeadline(time.Now().Add(patience))
+			a, err := b.from.Receive()
+			if err != nil || a.Type != wire.Moved {
 				t.Fatalf("%+v, %v", a, err)
 			}
 			answers = append(answers, a)

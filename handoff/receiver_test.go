@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/internal/memfile"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // What a receiver does with batches that lie, and with descriptors that are
@@ -27,8 +28,8 @@ import (
 type harbour struct {
 	t    *testing.T
 	h    *Handoff
-	from *link // the sender's end
-	to   *link
+	from *wire.Link // the sender's end
+	to   *wire.Link
 	came chan net.Conn
 }
 
@@ -55,15 +56,15 @@ func newHarbour(t *testing.T) *harbour {
 		}
 	}()
 	r.from, r.to = pair(t)
-	r.to.taker = r.h.receive
-	none, stop := make(chan message), make(chan struct{})
+	r.to.Taker = r.h.receive
+	none, stop := make(chan wire.Message), make(chan struct{})
 	pumped := make(chan struct{})
-	go func() { defer close(pumped); r.to.pump(none, stop) }()
+	go func() { defer close(pumped); r.to.Pump(none, stop) }()
 	t.Cleanup(func() {
-		r.to.close()
+		r.to.Close()
 		close(stop)
 		<-pumped
-		r.from.close()
+		r.from.Close()
 		in.Close()
 		<-accepted
 		ln.Close()
@@ -73,14 +74,14 @@ func newHarbour(t *testing.T) *harbour {
 }
 
 // answer is the receiver's next answer.
-func (r *harbour) answer() message {
+func (r *harbour) answer() wire.Message {
 	r.t.Helper()
-	r.from.conn.SetReadDeadline(time.Now().Add(patience))
-	m, err := r.from.receive()
+	r.from.Conn.SetReadDeadline(time.Now().Add(patience))
+	m, err := r.from.Receive()
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if m.Type != msgMoved {
+	if m.Type != wire.Moved {
 		r.t.Fatalf("got %+v", m)
 	}
 	return m
@@ -153,7 +154,7 @@ func manifestOf(n int) []byte {
 }
 
 // everyIndex checks that exactly want are refused, each once.
-func everyIndex(refused []refusal, want []int) error {
+func everyIndex(refused []wire.Refusal, want []int) error {
 	var got []int
 	for _, r := range refused {
 		got = append(got, r.Index)
@@ -350,7 +351,7 @@ func receiverFaults(t *testing.T, protocol string) {
 			if b.manifest >= 0 {
 				fds = append([]int{b.manifest}, b.fds...)
 			}
-			if err := r.from.sendFiles(message{Type: msgMove, Batch: 9, Count: b.count}, fds...); err != nil {
+			if err := r.from.SendFiles(wire.Message{Type: wire.Move, Batch: 9, Count: b.count}, fds...); err != nil {
 				t.Fatal(err)
 			}
 			if b.manifest >= 0 {
@@ -404,7 +405,7 @@ func receiverFaults(t *testing.T, protocol string) {
 			// And the next batch is taken.
 			ok := plain(t, visitors)
 			defer unix.Close(ok.manifest)
-			if err := r.from.sendFiles(message{Type: msgMove, Batch: 10, Count: n}, append([]int{ok.manifest}, ok.fds...)...); err != nil {
+			if err := r.from.SendFiles(wire.Message{Type: wire.Move, Batch: 10, Count: n}, append([]int{ok.manifest}, ok.fds...)...); err != nil {
 				t.Fatal(err)
 			}
 			if answer := r.answer(); answer.Count != n {
@@ -427,7 +428,7 @@ func TestReceiverThatEnds(t *testing.T) {
 	v := newVisitor(t)
 	before := openFDs()
 	m := memory(t, manifestOf(1))
-	if err := r.from.sendFiles(message{Type: msgMove, Batch: 1, Count: 1}, m, v.fd); err != nil {
+	if err := r.from.SendFiles(wire.Message{Type: wire.Move, Batch: 1, Count: 1}, m, v.fd); err != nil {
 		t.Fatal(err)
 	}
 	unix.Close(m)
@@ -458,7 +459,7 @@ func TestRefusalsFit(t *testing.T) {
 		}
 		fds[0] = memory(t, data)
 		defer unix.Close(fds[0])
-		if err := r.from.sendFiles(message{Type: msgMove, Batch: 1, Count: maxBatch}, fds...); err != nil {
+		if err := r.from.SendFiles(wire.Message{Type: wire.Move, Batch: 1, Count: maxBatch}, fds...); err != nil {
 			t.Fatal(err)
 		}
 		if answer := r.answer(); answer.Count != 0 || everyIndex(answer.Refused, upTo(maxBatch)) != nil || answer.Refused[0].Reason == "" {
@@ -475,10 +476,10 @@ func TestTakesFit(t *testing.T) {
 		h.OnConn(fmt.Sprintf("%s/%d", strings.Repeat("p", 200), i), func(net.Conn, json.RawMessage) {})
 	}
 	a, b := pair(t)
-	if err := a.send(message{Type: msgHello, Version: 2, Generation: 2, TxID: strings.Repeat("t", 100), Takes: h.takes()}); err != nil {
+	if err := a.Send(wire.Message{Type: wire.Hello, Version: 2, Generation: 2, TxID: strings.Repeat("t", 100), Takes: h.takes()}); err != nil {
 		t.Fatal(err)
 	}
-	m, err := b.receive()
+	m, err := b.Receive()
 	if err != nil || len(m.Takes) < 50 {
 		t.Errorf("%d takes, %v", len(m.Takes), err)
 	}
@@ -513,7 +514,7 @@ func TestManifestThatChanges(t *testing.T) {
 		}
 	}()
 	for range 2000 {
-		if loads, err := readManifest(fd, 2); err == nil && len(loads) != 2 || err != nil && !errors.Is(err, errPacket) {
+		if loads, err := readManifest(fd, 2); err == nil && len(loads) != 2 || err != nil && !errors.Is(err, wire.ErrPacket) {
 			t.Fatalf("%v, %v", loads, err)
 		}
 	}
@@ -531,22 +532,22 @@ func TestReceiverGivesUp(t *testing.T) {
 	v := newVisitor(t)
 	before := openFDs()
 	for { // nobody reads these
-		if err := r.to.sendWithin(batchTimeout, message{Type: msgProgress, Reason: strings.Repeat("x", 10_000)}); err != nil {
+		if err := r.to.SendWithin(wire.BatchTimeout, wire.Message{Type: wire.Progress, Reason: strings.Repeat("x", 10_000)}); err != nil {
 			break
 		}
 	}
 	for { // and there is no room for a short one either
-		if err := r.to.sendWithin(batchTimeout, message{Type: msgMoved}); err != nil {
+		if err := r.to.SendWithin(wire.BatchTimeout, wire.Message{Type: wire.Moved}); err != nil {
 			break
 		}
 	}
 	m := memory(t, manifestOf(1))
 	defer unix.Close(m)
-	if err := r.from.sendFiles(message{Type: msgMove, Batch: 1, Count: 1}, m, v.fd); err != nil {
+	if err := r.from.SendFiles(wire.Message{Type: wire.Move, Batch: 1, Count: 1}, m, v.fd); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the batch has come", func() bool { open, _, _ := r.h.tracker.snapshot(); return len(open) == 1 })
-	r.to.close() // returns when the batch is settled
+	r.to.Close() // returns when the batch is settled
 	select {
 	case <-r.came:
 		t.Error("a connection is served here that the sender was not told of")
@@ -569,10 +570,10 @@ func TestDrainWaitsForABatch(t *testing.T) {
 	m := memory(t, manifestOf(1))
 	defer unix.Close(m)
 	r.h.mu.Lock() // holds the receiver up in the middle
-	if err := r.from.sendFiles(message{Type: msgMove, Batch: 1, Count: 1}, m, v.fd); err != nil {
+	if err := r.from.SendFiles(wire.Message{Type: wire.Move, Batch: 1, Count: 1}, m, v.fd); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the batch is read", func() bool { return unreadBytes(r.to.conn) == 0 })
+	eventually(t, "the batch is read", func() bool { return unreadBytes(r.to.Conn) == 0 })
 	time.Sleep(20 * time.Millisecond) // and looked at
 	r.h.taking.Store(false)
 	d := startDrain(t.Context(), r.h.tracker, r.h.opt, 0, nil, func(context.Context) {})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/internal/wire"
 	"golang.org/x/sys/unix"
 )
 
@@ -287,7 +288,7 @@ func TestConnectionNetwork(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := connectionNetwork(fd)
-		if got != test.want || (err == nil) != (test.want != "") || err != nil && !errors.Is(err, errPacket) {
+		if got != test.want || (err == nil) != (test.want != "") || err != nil && !errors.Is(err, wire.ErrPacket) {
 			t.Errorf("%+v: %q, %v", test, got, err)
 		}
 		unix.Close(fd)

@@ -34,7 +34,7 @@ func (m *machine) takeOver(exit control.Exit) {
 	h.gate.Open()
 	h.resumeTasks()
 	h.control.Own()
-	h.takeover.own()
+	h.takeover.Own()
 	if !c.newcomer() { // systemd was never told of that one
 		m.reclaim()
 	}

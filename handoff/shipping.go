@@ -6,6 +6,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // This file is the mover's way with batches: what goes next, and what becomes of
@@ -90,7 +92,7 @@ func (m *mover) inspect(load []*parked) {
 }
 
 // answered lets go of what the peer took and resumes what it refused.
-func (m *mover) answered(a message) {
+func (m *mover) answered(a wire.Message) {
 	i := slices.IndexFunc(m.flights, func(f flight) bool { return f.batch == a.Batch })
 	if i < 0 {
 		m.report("ignore an acknowledgement", errors.New("of a batch that was not sent"))

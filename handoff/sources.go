@@ -4,18 +4,19 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // The channels of what may be absent: a nil channel never fires.
 
-func (m *machine) predecessorMessages() <-chan message {
+func (m *machine) predecessorMessages() <-chan wire.Message {
 	if m.predecessor == nil {
 		return nil
 	}
 	return m.predecessor.messages
 }
 
-func (m *machine) candidateMessages() <-chan message {
+func (m *machine) candidateMessages() <-chan wire.Message {
 	if m.attempt == nil || m.attempt.gone {
 		return nil
 	}

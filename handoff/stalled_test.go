@@ -13,6 +13,7 @@ import (
 
 	"github.com/zdt-dev/zdt/internal/memfile"
 	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // What becomes of connections whose other generation, or whose client, leaves
@@ -69,7 +70,7 @@ func TestLateListToAStalledPeer(t *testing.T) {
 		f := newFleet(t, 400, never)
 		f.start()
 		time.Sleep(2 * parkedMax)
-		f.m.accept([]take{{Protocol: "line/1"}, {Protocol: "chat/1"}})
+		f.m.accept([]wire.Take{{Protocol: "line/1"}, {Protocol: "chat/1"}})
 		d := f.drain(30*time.Second, 5*time.Second)
 		time.Sleep(29 * time.Second)
 		if c := d.counts.Load(); c.Closed != 400-2*usualBatch {
@@ -89,7 +90,7 @@ func TestManyThatStay(t *testing.T) {
 			f.running.Go(func() { f.m.acknowledged(takeAll(batch, n)) })
 			return nil
 		})
-		f.m.accept([]take{{Protocol: "chat/1"}})
+		f.m.accept([]wire.Take{{Protocol: "chat/1"}})
 		last := f.ships[0]
 		last.c.protocol = "chat/1"
 		began := time.Now()
@@ -157,9 +158,9 @@ func TestResetOnItsWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	msg := message{Type: msgMove, Batch: 1, Count: 1, files: []int{file, fd}}
-	defer msg.closeFiles()
-	if taken, answer := b.h.build(&msg); len(taken) != 0 || len(answer.Refused) != 1 || answer.resets != 1 {
+	msg := wire.Message{Type: wire.Move, Batch: 1, Count: 1, Files: []int{file, fd}}
+	defer msg.CloseFiles()
+	if taken, answer, resets := b.h.build(&msg); len(taken) != 0 || len(answer.Refused) != 1 || resets != 1 {
 		t.Errorf("%d taken, answer %+v", len(taken), answer)
 	}
 }

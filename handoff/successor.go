@@ -5,21 +5,22 @@ import (
 	"os"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/wire"
 	"github.com/zdt-dev/zdt/journal"
 )
 
 // This file is the candidate's side of a handoff, until its predecessor is gone.
 
 // fromPredecessor handles a message; !ok means the predecessor is gone.
-func (m *machine) fromPredecessor(msg message, ok bool) {
+func (m *machine) fromPredecessor(msg wire.Message, ok bool) {
 	if !ok {
 		m.predecessorGone()
 		return
 	}
 	switch msg.Type {
-	case msgCommit:
+	case wire.Commit:
 		m.committed()
-	case msgAbort:
+	case wire.Abort:
 		if m.phase == control.Stopping && msg.Reason == string(journal.ReasonStopping) {
 			m.drain.hurry(m.h.opt.StopGrace)
 		}
@@ -33,18 +34,18 @@ func (m *machine) fromPredecessor(msg message, ok bool) {
 			}
 			m.leave(grace)
 		}
-	case msgTakes:
+	case wire.Takes:
 		m.predecessor.takes = msg.Takes
 		m.peerTakes(msg.Takes)
-	case msgMoved:
+	case wire.Moved:
 		m.acknowledged(msg)
-	case msgProgress, msgBye:
+	case wire.Progress, wire.Bye:
 		if msg.Connections != nil {
 			peer := *m.peer // the old value may be on its way to a client
 			peer.Connections = *msg.Connections
 			m.peer = &peer
 		}
-		m.bye = m.bye || msg.Type == msgBye
+		m.bye = m.bye || msg.Type == wire.Bye
 		if m.phase == control.Idle && !m.bye {
 			m.tellSystemd() // the predecessor cannot: NotifyAccess=main
 		}
@@ -65,7 +66,7 @@ func (m *machine) serve() {
 	m.service = true
 	m.listenAdded()
 	m.h.control.Own()
-	m.h.takeover.own()
+	m.h.takeover.Own()
 	if m.h.predecessor.asked && m.phase == control.Idle {
 		// The predecessor has a supervisor of its own. This one has waited until now.
 		if err := m.h.notifier.Ready(m.statusText()); err != nil {

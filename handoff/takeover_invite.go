@@ -6,22 +6,20 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/internal/wire"
 	"github.com/zdt-dev/zdt/journal"
 )
-
-// codeVersion: there is no version of the wire that both sides speak.
-const codeVersion = "version"
 
 // asked decides about a process that asks for the service over the takeover
 // socket. With why == "" it is the candidate from here on, and l is its; pid is
 // for people, and 0 where it cannot be seen.
-func (m *machine) asked(l *link, ask message, pid int) (code, why string) {
+func (m *machine) asked(l *wire.Link, ask wire.Message, pid int) (code, why string) {
 	code, why = m.refuse()
 	if why == "" && m.armed != nil && m.armed.Exe != "" {
 		code, why = control.CodeBusy, fmt.Sprintf("a handoff to %s is about to begin", m.armed.Exe)
 	}
-	if _, err := chooseVersion(ask.Version, ask.MinVersion); why == "" && err != nil {
-		code, why = codeVersion, err.Error()
+	if _, err := wire.ChooseVersion(ask.Version, ask.MinVersion); why == "" && err != nil {
+		code, why = wire.CodeVersion, err.Error()
 	}
 	if why != "" {
 		m.turnDown(why)
@@ -35,12 +33,12 @@ func (m *machine) asked(l *link, ask message, pid int) (code, why string) {
 	arm.Exe = ask.Exe
 	m.attempts++
 	c := newcomer(l, pid, ask.Exe, m.h.receive)
-	err := m.h.give(l, message{
-		Type: msgHello, Version: wireVersion, MinVersion: wireMinVersion,
+	err := m.h.give(l, wire.Message{
+		Type: wire.Hello, Version: wire.Version, MinVersion: wire.MinVersion,
 		Generation: m.h.generation + 1, TxID: arm.TxID, Capabilities: capabilities(), Takes: m.h.takes(),
 	})
-	if err != nil && !brokenPipe(err) { // how it ended follows, and says more
-		l.send(message{Type: msgRefused, Version: wireVersion, MinVersion: wireMinVersion, Code: control.CodeFailed, Reason: err.Error()})
+	if err != nil && !wire.BrokenPipe(err) { // how it ended follows, and says more
+		l.Send(wire.Message{Type: wire.Refused, Version: wire.Version, MinVersion: wire.MinVersion, Code: control.CodeFailed, Reason: err.Error()})
 		c.release()
 		m.couldNotStart(arm, err)
 		return control.CodeFailed, err.Error()
@@ -54,14 +52,14 @@ const exitUnknown = "unknown"
 
 // newcomer is a candidate that this process did not start. It cannot be
 // signalled nor waited for: its end is the end of the link.
-func newcomer(l *link, pid int, exe string, taker func(*link, message)) *candidate {
+func newcomer(l *wire.Link, pid int, exe string, taker func(*wire.Link, wire.Message)) *candidate {
 	c := &candidate{
 		pid: pid, link: l, started: time.Now(), exe: exe,
-		messages: make(chan message), exited: make(chan control.Exit, 1), stop: make(chan struct{}),
+		messages: make(chan wire.Message), exited: make(chan control.Exit, 1), stop: make(chan struct{}),
 	}
-	l.taker = taker
+	l.Taker = taker
 	go func() {
-		l.pump(c.messages, c.stop)
+		l.Pump(c.messages, c.stop)
 		c.exited <- control.Exit{Code: exitUnknown}
 	}()
 	return c
@@ -76,9 +74,9 @@ func (c *candidate) newcomer() bool { return c.process == nil }
 // death of its predecessor, because abort comes first, and what it has not been
 // told to be ours stays its own.
 func (c *candidate) dismiss(force bool) {
-	c.link.send(message{Type: msgAbort, Reason: string(journal.ReasonStopping)})
+	c.link.Send(wire.Message{Type: wire.Abort, Reason: string(journal.ReasonStopping)})
 	if force {
-		c.link.close()
+		c.link.Close()
 	}
 }
 
@@ -122,7 +120,7 @@ func (m *machine) announce(c *candidate) (detail string, err error) {
 // yield stops answering for the service: the candidate does. A newcomer with a
 // control socket of its own leaves this generation its own.
 func (m *machine) yield(c *candidate) {
-	m.h.takeover.gate.Pause()
+	m.h.takeover.Pause()
 	if !c.newcomer() || c.sharesControl {
 		m.h.control.Pause()
 	}

@@ -33,7 +33,9 @@ func bareHandoff(t *testing.T, o Options) *Handoff {
 	}
 	h.events = journal.NewLog(h.opt.Service, nil, quiet())
 	h.control = noControl(t)
-	h.takeover = &takeoverServer{h: h, raw: -1, gate: gate.New(gate.Open)}
+	if h.takeover, err = openTakeover(h, -1); err != nil {
+		t.Fatal(err)
+	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	go newMachine(h).run()
 	return h

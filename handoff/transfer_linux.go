@@ -14,39 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/internal/memfile"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
-// rightsSpace is room for the descriptors of one packet. Linux passes
-// SCM_MAX_FD, 253, at most.
-const rightsSpace = 4 * 1024
-
-// rights packs descriptors into a control message.
-func rights(fds []int) []byte {
-	if len(fds) == 0 {
-		return nil
-	}
-	return unix.UnixRights(fds...)
-}
-
-// receivedFiles unpacks the descriptors that came with a packet. A receiver
-// short of descriptors gets the first few, and MSG_CTRUNC in place of an error.
-func receivedFiles(control []byte) []int {
-	messages, err := unix.ParseSocketControlMessage(control)
-	if err != nil {
-		return nil
-	}
-	var all []int
-	for _, m := range messages {
-		if fds, err := unix.ParseUnixRights(&m); err == nil {
-			all = append(all, fds...)
-		}
-	}
-	return all
+// batchesTo returns how a mover sends parked connections to the other end of l.
+func batchesTo(l *wire.Link) func(batch uint64, load []*parked) error {
+	return func(batch uint64, load []*parked) error { return sendBatch(l, batch, load) }
 }
 
 // sendBatch sends parked connections. The kernel holds a reference of its own
 // to each descriptor until the receiver has it; ours stay ours.
-func (l *link) sendBatch(batch uint64, load []*parked) error {
+func sendBatch(l *wire.Link, batch uint64, load []*parked) error {
 	var m manifest
 	fds := make([]int, 1, len(load)+1)
 	for _, p := range load {
@@ -69,7 +47,7 @@ func (l *link) sendBatch(batch uint64, load []*parked) error {
 		return err
 	}
 	defer unix.Close(fds[0])
-	return l.sendWithin(batchTimeout, message{Type: msgMove, Batch: batch, Count: len(load)}, fds...)
+	return l.SendWithin(wire.BatchTimeout, wire.Message{Type: wire.Move, Batch: batch, Count: len(load)}, fds...)
 }
 
 // borrowFD returns the descriptor of a parked connection, which nobody closes
@@ -91,13 +69,13 @@ func readManifest(fd, count int) ([]cargo, error) {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > maxManifest {
-		return nil, fmt.Errorf("%w: manifest of %d bytes, mode %o", errPacket, st.Size, st.Mode)
+		return nil, fmt.Errorf("%w: manifest of %d bytes, mode %o", wire.ErrPacket, st.Size, st.Mode)
 	}
 	data := make([]byte, st.Size)
 	for off := 0; off < len(data); {
 		n, err := unix.Pread(fd, data[off:], int64(off))
 		if err != nil || n == 0 {
-			return nil, fmt.Errorf("read manifest at %d of %d: %w", off, len(data), errors.Join(err, errPacket))
+			return nil, fmt.Errorf("read manifest at %d of %d: %w", off, len(data), errors.Join(err, wire.ErrPacket))
 		}
 		off += n
 	}
@@ -143,15 +121,15 @@ func connectionNetwork(fd int) (network string, err error) {
 	listening, protocol := option(unix.SO_ACCEPTCONN), option(unix.SO_PROTOCOL)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("descriptor is no connection: %w", errors.Join(err, errPacket))
+		return "", fmt.Errorf("descriptor is no connection: %w", errors.Join(err, wire.ErrPacket))
 	case listening != 0:
-		return "", fmt.Errorf("%w: a listening socket does not move", errPacket)
+		return "", fmt.Errorf("%w: a listening socket does not move", wire.ErrPacket)
 	case protocol == unix.IPPROTO_TCP, protocol == unix.IPPROTO_MPTCP:
 		return "tcp", nil
 	}
 	domain, typ := option(unix.SO_DOMAIN), option(unix.SO_TYPE)
 	if err != nil || domain != unix.AF_UNIX || typ != unix.SOCK_STREAM {
-		return "", fmt.Errorf("%w: a socket of domain %d, type %d, protocol %d does not move", errPacket, domain, typ, protocol)
+		return "", fmt.Errorf("%w: a socket of domain %d, type %d, protocol %d does not move", wire.ErrPacket, domain, typ, protocol)
 	}
 	return "unix", nil
 }

@@ -6,16 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
-const rightsSpace = 0
-
-func rights([]int) []byte { return nil }
-
-func receivedFiles([]byte) []int { return nil }
-
-func (l *link) sendBatch(uint64, []*parked) error {
-	return fmt.Errorf("move connections: %w", errors.ErrUnsupported)
+func batchesTo(*wire.Link) func(uint64, []*parked) error {
+	return func(uint64, []*parked) error {
+		return fmt.Errorf("move connections: %w", errors.ErrUnsupported)
+	}
 }
 
 func readManifest(int, int) ([]cargo, error) { return nil, errors.ErrUnsupported }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/internal/wire"
 )
 
 // Generations of other versions of this package: one side is played from a
@@ -33,8 +34,8 @@ var transcripts embed.FS
 // line is one packet of a transcript.
 type line struct{ from, packet string }
 
-func (l line) kind() messageType {
-	var m struct{ Type messageType }
+func (l line) kind() wire.Type {
+	var m struct{ Type wire.Type }
 	json.Unmarshal([]byte(l.packet), &m)
 	return m.Type
 }
@@ -57,12 +58,12 @@ func transcript(name string) (lines []line, err error) {
 // player plays one side of a transcript on a wire.
 type player struct {
 	role string
-	link *link
-	pid  int                         // of the receiver, for the hello
-	move func(*link, message)        // gets the batches; nil: there must be none
-	cue  func(line) (stop bool)      // before the player's own lines
-	on   func(message) (stop bool)   // what comes that is not in the transcript
-	skip func(kind messageType) bool // need not come, or not so often
+	link *wire.Link
+	pid  int                            // of the receiver, for the hello
+	move func(*wire.Link, wire.Message) // gets the batches; nil: there must be none
+	cue  func(line) (stop bool)         // before the player's own lines
+	on   func(wire.Message) (stop bool) // what comes that is not in the transcript
+	skip func(kind wire.Type) bool      // need not come, or not so often
 }
 
 var pidField = regexp.MustCompile(`"pid":\d+`)
@@ -75,7 +76,7 @@ func (p *player) play(lines []line) error {
 				return nil
 			}
 			packet := pidField.ReplaceAllString(l.packet, fmt.Sprintf(`"pid":%d`, p.pid))
-			if _, err := p.link.conn.Write([]byte(packet)); err != nil {
+			if _, err := p.link.Conn.Write([]byte(packet)); err != nil {
 				return fmt.Errorf("say %s: %w", packet, err)
 			}
 			continue
@@ -84,16 +85,16 @@ func (p *player) play(lines []line) error {
 			if p.skip != nil && p.skip(l.kind()) {
 				break
 			}
-			p.link.conn.SetReadDeadline(time.Now().Add(patience))
-			m, err := p.link.receive()
+			p.link.Conn.SetReadDeadline(time.Now().Add(patience))
+			m, err := p.link.Receive()
 			switch {
-			case errors.Is(err, errPacket):
+			case errors.Is(err, wire.ErrPacket):
 				continue
 			case err != nil:
 				return fmt.Errorf("wait for %s: %w", l.packet, err)
-			case m.Type == msgMove:
+			case m.Type == wire.Move:
 				if p.move == nil {
-					m.closeFiles()
+					m.CloseFiles()
 					return fmt.Errorf("a batch of %d connections in place of %s", m.Count, l.packet)
 				}
 				p.move(p.link, m)
@@ -107,8 +108,8 @@ func (p *player) play(lines []line) error {
 				}
 				return fmt.Errorf("got %+v in place of %s", m, l.packet)
 			}
-			if m.Type == msgHello && l.kind() == msgHello {
-				var want message
+			if m.Type == wire.Hello && l.kind() == wire.Hello {
+				var want wire.Message
 				json.Unmarshal([]byte(l.packet), &want)
 				if want.Version != 0 && m.Version != want.Version {
 					return fmt.Errorf("hello of version %d, want %d", m.Version, want.Version)
@@ -121,7 +122,9 @@ func (p *player) play(lines []line) error {
 }
 
 // often are messages that come as often as it takes.
-func often(kind messageType) bool { return kind == msgProgress || kind == msgTakes || kind == msgBye }
+func often(kind wire.Type) bool {
+	return kind == wire.Progress || kind == wire.Takes || kind == wire.Bye
+}
 
 // otherCandidateMain is a candidate of another version: it serves on what it
 // inherited, and says what the transcript has.
@@ -131,8 +134,8 @@ func otherCandidateMain() error {
 		return err
 	}
 	version := strings.TrimPrefix(filepath.Base(exe), "candidate-v")
-	script := map[messageType][]line{}
-	for decision, name := range map[messageType]string{msgCommit: "commit", msgAbort: "abort"} {
+	script := map[wire.Type][]line{}
+	for decision, name := range map[wire.Type]string{wire.Commit: "commit", wire.Abort: "abort"} {
 		if script[decision], err = transcript(version + "-candidate-" + name); err != nil {
 			return err
 		}
@@ -142,18 +145,18 @@ func otherCandidateMain() error {
 		return err
 	}
 	fd := atoi(os.Getenv(envPredecessor))
-	l, err := newLink(fd)
+	l, err := wire.NewLink(fd)
 	if err != nil {
 		return err
 	}
-	p := &player{role: "candidate", link: l, skip: func(k messageType) bool { return k == msgProgress || k == msgTakes }}
-	p.move = func(l *link, m message) { // a version 3 that has changed its mind
-		m.closeFiles()
+	p := &player{role: "candidate", link: l, skip: func(k wire.Type) bool { return k == wire.Progress || k == wire.Takes }}
+	p.move = func(l *wire.Link, m wire.Message) { // a version 3 that has changed its mind
+		m.CloseFiles()
 		var refused []string
 		for i := range m.Count {
 			refused = append(refused, fmt.Sprintf(`{"index":%d,"reason":"not today","mood":{"bad":true}}`, i))
 		}
-		fmt.Fprintf(l.conn, `{"type":"moved","batch":%d,"refused":[%s],"note":"sorry"}`, m.Batch, strings.Join(refused, ","))
+		fmt.Fprintf(l.Conn, `{"type":"moved","batch":%d,"refused":[%s],"note":"sorry"}`, m.Batch, strings.Join(refused, ","))
 	}
 	var leaving atomic.Bool
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -163,22 +166,22 @@ func otherCandidateMain() error {
 		fmt.Fprintf(w, "2 %d", os.Getpid())
 	})}
 	p.cue = func(l line) bool {
-		if l.kind() == msgReady {
+		if l.kind() == wire.Ready {
 			go srv.Serve(ln)
 		}
 		return false
 	}
-	decided := msgCommit
-	p.on = func(m message) bool { decided = m.Type; return m.Type == msgAbort }
-	if err := p.play(script[msgCommit]); err != nil {
+	decided := wire.Commit
+	p.on = func(m wire.Message) bool { decided = m.Type; return m.Type == wire.Abort }
+	if err := p.play(script[wire.Commit]); err != nil {
 		return err
 	}
-	if decided == msgAbort {
+	if decided == wire.Abort {
 		leaving.Store(true)
 		ln.Close()
-		for _, line := range script[msgAbort] {
-			if line.from == "candidate" && line.kind() == msgStop {
-				fmt.Fprint(l.conn, line.packet)
+		for _, line := range script[wire.Abort] {
+			if line.from == "candidate" && line.kind() == wire.Stop {
+				fmt.Fprint(l.Conn, line.packet)
 			}
 		}
 		time.Sleep(300 * time.Millisecond) // its last clients
@@ -275,7 +278,7 @@ type oldIncumbent struct {
 	srv      *http.Server
 	leaving  atomic.Bool
 	served   sync.WaitGroup
-	link     *link
+	link     *wire.Link
 	controls int
 	pid      int // of the candidate
 }
@@ -357,7 +360,7 @@ func newOldIncumbent(t *testing.T) *oldIncumbent {
 		o.served.Wait()
 		unix.Close(o.controls)
 		if o.link != nil {
-			o.link.close()
+			o.link.Close()
 		}
 	})
 	return o
@@ -391,7 +394,7 @@ func (o *oldIncumbent) fork() {
 		o.t.Fatal(err)
 	}
 	o.systemd.setMain(o.pid) // as after the commit: this incumbent has no part in what is told to systemd
-	if o.link, err = newLink(pair[0]); err != nil {
+	if o.link, err = wire.NewLink(pair[0]); err != nil {
 		o.t.Fatal(err)
 	}
 }
@@ -413,13 +416,13 @@ func TestOtherIncumbents(t *testing.T) {
 			p := &player{role: "incumbent", link: o.link, pid: o.pid, skip: often}
 			p.cue = func(l line) bool {
 				switch l.kind() {
-				case msgCommit: // its candidate was READY
+				case wire.Commit: // its candidate was READY
 					o.ln.set(false)
 					if got := o.get("/"); got != fmt.Sprintf("2 %d", o.pid) {
 						t.Errorf("while it is held: %q", got)
 					}
 					kept.gets(t, 1, false)
-				case msgBye:
+				case wire.Bye:
 					o.leaving.Store(true)
 					kept.gets(t, 1, true)
 					idle.gets(t, 1, true)
@@ -430,7 +433,7 @@ func TestOtherIncumbents(t *testing.T) {
 				t.Fatal(err)
 			}
 			o.srv.Close()
-			o.link.close()
+			o.link.Close()
 			st := o.awaitGeneration(2)
 			if st.PID != o.pid || st.Moves != nil {
 				t.Errorf("%+v", st)
@@ -450,7 +453,7 @@ func TestOtherIncumbents(t *testing.T) {
 			young, resting := o.dial("tcp", o.addr), o.dial("tcp", o.addr)
 			p := &player{role: "incumbent", link: o.link, pid: o.pid, skip: often}
 			p.cue = func(l line) bool {
-				if l.kind() == msgAbort {
+				if l.kind() == wire.Abort {
 					o.ln.set(false)
 					young.gets(t, 1, false) // it was accepted before
 					young, resting = o.dial("tcp", o.addr), o.dial("tcp", o.addr)
@@ -494,31 +497,31 @@ func (o *oldIncumbent) takeBack() {
 	in := make(chan net.Conn)
 	defer close(in)
 	o.served.Go(func() { o.srv.Serve(&fewConns{o.ln.Addr(), in}) })
-	o.link.conn.SetReadDeadline(time.Now().Add(patience))
+	o.link.Conn.SetReadDeadline(time.Now().Add(patience))
 	for {
-		m, err := o.link.receive()
+		m, err := o.link.Receive()
 		if err != nil {
 			return
 		}
-		if m.Type != msgMove {
-			m.closeFiles()
+		if m.Type != wire.Move {
+			m.CloseFiles()
 			continue
 		}
-		loads, err := readManifest(m.files[0], m.Count)
-		if err != nil || len(m.files) != m.Count+1 {
-			o.t.Errorf("%d descriptors, %v", len(m.files), err)
+		loads, err := readManifest(m.Files[0], m.Count)
+		if err != nil || len(m.Files) != m.Count+1 {
+			o.t.Errorf("%d descriptors, %v", len(m.Files), err)
 		}
 		var conns []net.Conn
 		for i, load := range loads {
-			c, err := netfd.From(m.files[i+1], net.FileConn)
+			c, err := netfd.From(m.Files[i+1], net.FileConn)
 			if err != nil || load.Protocol != protocolHTTP1 || load.Socket != "http" {
 				o.t.Errorf("%+v, %v", load, err)
 				continue
 			}
 			conns = append(conns, c)
 		}
-		m.closeFiles()
-		fmt.Fprintf(o.link.conn, `{"type":"moved","batch":%d,"count":%d,"thanks":["a","lot"]}`, m.Batch, m.Count)
+		m.CloseFiles()
+		fmt.Fprintf(o.link.Conn, `{"type":"moved","batch":%d,"count":%d,"thanks":["a","lot"]}`, m.Batch, m.Count)
 		for _, c := range conns {
 			in <- c
 		}

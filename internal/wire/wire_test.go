@@ -1,4 +1,4 @@
-package handoff
+package wire
 
 import (
 	"errors"
@@ -24,13 +24,13 @@ func TestChooseVersion(t *testing.T) {
 		{0, 0, 0},
 		{-1, -1, 0},
 	} {
-		got, err := chooseVersion(tt.peer, tt.peerMin)
+		got, err := ChooseVersion(tt.peer, tt.peerMin)
 		var misfit *versionError
 		if got != tt.want || (err != nil) != (tt.want == 0) || err != nil && !errors.As(err, &misfit) {
 			t.Errorf("chooseVersion(%d, %d) = %d, %v", tt.peer, tt.peerMin, got, err)
 		}
 	}
-	_, err := chooseVersion(4, 3)
+	_, err := ChooseVersion(4, 3)
 	if want := "the peer speaks versions 3 to 4, this program 1 to 2"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v, want %q", err, want)
 	}
@@ -40,10 +40,10 @@ func TestDecodeMessage(t *testing.T) {
 	for _, tt := range []struct {
 		packet string
 		flags  int
-		want   messageType // "": an error
+		want   Type // "": an error
 	}{
-		{`{"type":"ready"}`, 0, msgReady},
-		{`{"type":"ready","added":{"by":["a","newer"]}}`, 0, msgReady},
+		{`{"type":"ready"}`, 0, Ready},
+		{`{"type":"ready","added":{"by":["a","newer"]}}`, 0, Ready},
 		{`{"type":"not known yet"}`, 0, "not known yet"},
 		{`{"type":"ready"}`, msgTrunc, ""},
 		{`{"type":""}`, 0, ""},
@@ -57,9 +57,17 @@ func TestDecodeMessage(t *testing.T) {
 		if m.Type != tt.want || (err == nil) != (tt.want != "") {
 			t.Errorf("%s: %+v, %v", tt.packet, m, err)
 		}
-		if err != nil && !errors.Is(err, errPacket) {
+		if err != nil && !errors.Is(err, ErrPacket) {
 			t.Errorf("%s: %v is taken for the end of the link", tt.packet, err)
 		}
+	}
+}
+
+// A peer that could name descriptors would have them closed, or used, here.
+func TestDecodeNamesNoDescriptors(t *testing.T) {
+	m, err := decodeMessage([]byte(`{"type":"move","files":[0,1],"Files":[2],"-":[3]}`), 0)
+	if err != nil || m.Files != nil {
+		t.Errorf("%+v, %v", m, err)
 	}
 }
 
@@ -72,51 +80,51 @@ func FuzzDecodeMessage(f *testing.F) {
 		if err == nil && m.Type == "" {
 			t.Error("a message without a type")
 		}
-		if err != nil && (m.Type != "" || !errors.Is(err, errPacket)) {
+		if err != nil && (m.Type != "" || !errors.Is(err, ErrPacket)) {
 			t.Errorf("%+v, %v", m, err)
 		}
 	})
 }
 
 // pair returns two ends of a wire.
-func pair(t *testing.T) (a, b *link) {
+func pair(t *testing.T) (a, b *Link) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a, err = newLink(fds[0]); err != nil {
+	if a, err = NewLink(fds[0]); err != nil {
 		t.Fatal(err)
 	}
-	if b, err = newLink(fds[1]); err != nil {
+	if b, err = NewLink(fds[1]); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { a.close(); b.close() })
+	t.Cleanup(func() { a.Close(); b.Close() })
 	return a, b
 }
 
 func TestLink(t *testing.T) {
 	a, b := pair(t)
-	messages, stop := make(chan message), make(chan struct{})
-	go b.pump(messages, stop)
-	a.send(message{Type: msgReady})
-	a.conn.Write([]byte("what a newer peer says, and nobody here can read"))
-	a.send(message{Type: msgCommit})
-	for _, want := range []messageType{msgReady, msgCommit} {
+	messages, stop := make(chan Message), make(chan struct{})
+	go b.Pump(messages, stop)
+	a.Send(Message{Type: Ready})
+	a.Conn.Write([]byte("what a newer peer says, and nobody here can read"))
+	a.Send(Message{Type: Commit})
+	for _, want := range []Type{Ready, Commit} {
 		if m := <-messages; m.Type != want {
 			t.Errorf("got %q, want %q", m.Type, want)
 		}
 	}
 	// What was said before the end is heard before the end.
-	a.send(message{Type: msgBye})
-	a.close()
-	if m := <-messages; m.Type != msgBye {
-		t.Errorf("got %q, want %q", m.Type, msgBye)
+	a.Send(Message{Type: Bye})
+	a.Close()
+	if m := <-messages; m.Type != Bye {
+		t.Errorf("got %q, want %q", m.Type, Bye)
 	}
 	if _, ok := <-messages; ok {
 		t.Error("a message after the end")
 	}
-	if err := b.send(message{Type: msgReady}); !brokenPipe(err) {
+	if err := b.Send(Message{Type: Ready}); !BrokenPipe(err) {
 		t.Errorf("send to nobody: %v", err)
 	}
 }
@@ -125,27 +133,27 @@ func TestLink(t *testing.T) {
 // that peer has said.
 func TestLastWordsOfAPeerThatDidNotListen(t *testing.T) {
 	a, b := pair(t)
-	b.send(message{Type: msgProgress})
-	a.send(message{Type: msgReady})
-	a.send(message{Type: msgQuit})
-	a.close()
-	messages := make(chan message)
-	go b.pump(messages, make(chan struct{}))
-	var got []messageType
+	b.Send(Message{Type: Progress})
+	a.Send(Message{Type: Ready})
+	a.Send(Message{Type: Quit})
+	a.Close()
+	messages := make(chan Message)
+	go b.Pump(messages, make(chan struct{}))
+	var got []Type
 	for m := range messages {
 		got = append(got, m.Type)
 	}
-	if !slices.Equal(got, []messageType{msgReady, msgQuit}) {
+	if !slices.Equal(got, []Type{Ready, Quit}) {
 		t.Errorf("heard %q", got)
 	}
 }
 
 func TestPumpLetsGo(t *testing.T) {
 	a, b := pair(t)
-	messages, stop := make(chan message), make(chan struct{})
+	messages, stop := make(chan Message), make(chan struct{})
 	ended := make(chan struct{})
-	go func() { defer close(ended); b.pump(messages, stop) }()
-	a.send(message{Type: msgReady}) // nobody takes it
+	go func() { defer close(ended); b.Pump(messages, stop) }()
+	a.Send(Message{Type: Ready}) // nobody takes it
 	close(stop)
 	<-ended
 }
@@ -159,7 +167,7 @@ func TestSendToPeerThatDoesNotRead(t *testing.T) {
 	a, _ := pair(t)
 	began := time.Now()
 	for {
-		if err := a.send(message{Type: msgProgress, Reason: strings.Repeat("x", 1000)}); err != nil {
+		if err := a.Send(Message{Type: Progress, Reason: strings.Repeat("x", 1000)}); err != nil {
 			break
 		}
 	}
@@ -170,12 +178,12 @@ func TestSendToPeerThatDoesNotRead(t *testing.T) {
 
 func TestReceiveTruncated(t *testing.T) {
 	a, b := pair(t)
-	a.send(message{Type: msgAbort, Reason: strings.Repeat("x", maxPacket)})
-	if m, err := b.receive(); !errors.Is(err, errPacket) {
+	a.Send(Message{Type: Abort, Reason: strings.Repeat("x", MaxPacket)})
+	if m, err := b.Receive(); !errors.Is(err, ErrPacket) {
 		t.Errorf("%+v, %v", m.Type, err)
 	}
-	a.close()
-	if _, err := b.receive(); !errors.Is(err, io.EOF) {
+	a.Close()
+	if _, err := b.Receive(); !errors.Is(err, io.EOF) {
 		t.Errorf("%v, want EOF", err)
 	}
 }

@@ -1,4 +1,4 @@
-package handoff
+package takeover
 
 import (
 	"errors"
@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// findService connects to the process that listens at path. When nobody does,
+// find connects to the process that listens at path. When nobody does,
 // this process listens there, and fd is the listening socket; fd is -1 otherwise.
 //
 // Both happen under a lock on the directory. Two containers that start at the
 // same time would each find nobody, and the service would run twice.
-func findService(path string) (conn *net.UnixConn, fd int, err error) {
+func find(path string) (conn *net.UnixConn, fd int, err error) {
 	unlock, err := lockDirectory(filepath.Dir(path))
 	if err != nil {
 		return nil, -1, err
@@ -73,8 +73,8 @@ func fileAt(path string) (dev, ino uint64, ok bool) {
 	return uint64(st.Dev), st.Ino, true
 }
 
-// sameSocket reports whether two descriptors lead to one socket.
-func sameSocket(a, b int) bool {
+// SameSocket reports whether two descriptors lead to one socket.
+func SameSocket(a, b int) bool {
 	var sa, sb unix.Stat_t
 	return unix.Fstat(a, &sa) == nil && unix.Fstat(b, &sb) == nil && sa.Dev == sb.Dev && sa.Ino == sb.Ino
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/zdt-dev/zdt/unitgen"
 )
 
 // durationFlag is a time.Duration that is not negative.
@@ -50,6 +52,24 @@ func (m maybeDuration) String() string { return "" }
 
 // Type names the flag's value in --help.
 func (m maybeDuration) Type() string { return "D" }
+
+// maybeOnFailure is --on-failure, which may not be given at all.
+type maybeOnFailure struct{ value **unitgen.OnFailure }
+
+// Set reads rollback or freeze.
+func (m maybeOnFailure) Set(s string) error {
+	v := unitgen.OnFailure(s)
+	if v != unitgen.OnFailureRollback && v != unitgen.OnFailureFreeze {
+		return errors.New("use rollback or freeze")
+	}
+	*m.value = &v
+	return nil
+}
+
+func (m maybeOnFailure) String() string { return "" }
+
+// Type names the flag's value in --help.
+func (m maybeOnFailure) Type() string { return "WHAT" }
 
 // waitFlag is --wait, --wait=D or --wait=forever; negative stands for forever.
 type waitFlag time.Duration

@@ -85,29 +85,3 @@ func TestHistory(t *testing.T) {
 		t.Errorf("exit %d for a service that is not there", code)
 	}
 }
-
-func TestFindRelease(t *testing.T) {
-	f, _, _ := testFactory(t, false)
-	h := newHost(t, f)
-	ids := h.past(t, "web")
-	s, err := release.Open(h.paths.StateDir("web"), release.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	for _, name := range []string{ids[0], ids[0][:len(ids[0])-2], shortID(ids[0]), shortID(ids[0])[:6]} {
-		got, err := findRelease(s, name)
-		if strings.HasPrefix(ids[1], name) { // staged within the same second
-			if err == nil {
-				t.Errorf("%s is %s, and it is the beginning of two", name, got)
-			}
-		} else if err != nil || got != ids[0] {
-			t.Errorf("%s is %s, %v", name, got, err)
-		}
-	}
-	for _, name := range []string{"zzz", "2"} {
-		if got, err := findRelease(s, name); err == nil {
-			t.Errorf("%s is %s", name, got)
-		}
-	}
-}

@@ -31,6 +31,7 @@ From the first moment on a restart would start the release that is gone back to.
 	flags.Var((*durationFlag)(&o.Timeout), "timeout", "undo the rollback unless the earlier program has taken over by then")
 	flags.Var((*waitFlag)(&o.Wait), "wait", "wait for another upgrade of the service to end, at most D")
 	flags.Lookup("wait").NoOptDefVal = "forever"
+	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "go on although somebody holds the service")
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {

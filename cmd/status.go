@@ -42,6 +42,7 @@ type serviceStatus struct {
 	Current *releaseStatus `json:"current,omitempty"` // what a restart would start
 	Running *releaseStatus `json:"running,omitempty"` // what the main process was started from
 	Txn     *txnStatus     `json:"txn,omitempty"`     // the open upgrade
+	Hold    *release.Hold  `json:"hold,omitempty"`    // who keeps everybody from upgrading it
 	Notes   []note         `json:"notes,omitempty"`
 }
 
@@ -83,15 +84,20 @@ type releaseStatus struct {
 
 // txnStatus is the open upgrade.
 type txnStatus struct {
-	TxID    string    `json:"txid"`
-	Phase   string    `json:"phase"`
-	From    string    `json:"from,omitempty"`
-	To      string    `json:"to,omitempty"`
-	Undo    bool      `json:"undo,omitempty"`
-	Running bool      `json:"running"` // the zdt that works on it is alive
-	PID     int       `json:"pid"`
-	Started time.Time `json:"started"`
-	Who     string    `json:"who,omitempty"`
+	TxID     string    `json:"txid"`
+	Phase    string    `json:"phase"`
+	From     string    `json:"from,omitempty"`
+	To       string    `json:"to,omitempty"`
+	Kind     string    `json:"kind,omitempty"`
+	Undo     bool      `json:"undo,omitempty"`
+	Reason   string    `json:"reason,omitempty"` // of Undo or Frozen
+	Frozen   bool      `json:"frozen,omitempty"` // it waits for a decision, until Deadline
+	Deadline time.Time `json:"deadline,omitzero"`
+	Why      string    `json:"why,omitempty"`
+	Running  bool      `json:"running"` // the zdt that works on it is alive
+	PID      int       `json:"pid"`
+	Started  time.Time `json:"started"`
+	Who      string    `json:"who,omitempty"`
 }
 
 // note is something an operator should know, and what to do about it.
@@ -241,11 +247,19 @@ func (s *serviceStatus) readStore(p Paths, name string) {
 	default:
 		s.Current = &releaseStatus{ID: r.ID, Damage: err.Error()}
 	}
+	switch h, err := store.Hold(); {
+	case err == nil:
+		s.Hold = &h
+	case errors.Is(err, release.ErrNoHold):
+	default:
+		s.Notes = append(s.Notes, note{ID: "hold", Text: "the hold on the service cannot be read, and holds it: " + err.Error(), Next: hintOf(err)})
+	}
 	switch t, err := store.ReadTxn(); {
 	case err == nil:
 		boot, berr := release.BootID()
 		s.Txn = &txnStatus{
-			TxID: t.TxID, Phase: string(t.Phase), From: t.From, To: t.To, Undo: t.Undo, PID: t.Runner.PID,
+			TxID: t.TxID, Kind: string(t.Kind), Phase: string(t.Phase), From: t.From, To: t.To, Undo: t.Undo, PID: t.Runner.PID,
+			Reason: t.Reason, Frozen: t.Frozen, Deadline: t.Deadline, Why: t.Why,
 			Started: t.Started, Who: t.Who.String(), Running: berr == nil && !t.Rebooted(boot) && t.Runner.Alive(),
 		}
 	case errors.Is(err, release.ErrNoTxn):
@@ -324,12 +338,22 @@ func (f *factory) addNotes(s *serviceStatus, u dbusctl.Unit) {
 		add("daemon-reload", f.systemctl()+" daemon-reload", "unit files changed on disk since systemd read them")
 	}
 	if t := s.Txn; t != nil {
-		verb := "stopped in"
-		if t.Running {
-			add("upgrade-running", f.zdt()+" watch "+s.Name, "an upgrade is in phase %s (pid %d, by %s)", t.Phase, t.PID, cmp.Or(t.Who, "somebody"))
-		} else {
-			add("upgrade-open", f.zdt()+" upgrade "+s.Name, "an upgrade was interrupted: it %s phase %s, and pid %d, which worked on it, is gone", verb, t.Phase, t.PID)
+		what := "an upgrade"
+		if t.Kind == string(release.KindRollback) {
+			what = "a rollback"
 		}
+		switch {
+		case t.Running:
+			add("upgrade-running", f.zdt()+" watch "+s.Name, "%s is in phase %s (pid %d, by %s)", what, t.Phase, t.PID, cmp.Or(t.Who, "somebody"))
+		case t.Frozen && s.Runtime != nil && s.Runtime.Handoff != nil && s.Runtime.Handoff.TxID == t.TxID:
+			add("frozen", f.zdt()+" promote "+s.Name+", or "+f.zdt()+" abort "+s.Name, "%s is frozen (%s): both programs run until somebody decides; at %s it is undone",
+				what, cmp.Or(t.Reason, "?"), t.Deadline.Local().Format(time.DateTime))
+		default:
+			add("upgrade-open", f.zdt()+" resume "+s.Name, "%s was interrupted: it stopped in phase %s, and pid %d, which worked on it, is gone", what, t.Phase, t.PID)
+		}
+	}
+	if h := s.Hold; h != nil {
+		add("held", f.zdt()+" hold "+s.Name+" --off", "held by %s since %s: %s", h.Who, h.Since.Local().Format(time.DateTime), h.Why)
 	}
 	if s.RuntimeProblem != "" && s.State == stateServing {
 		add("runtime", "", "%s", s.RuntimeProblem)

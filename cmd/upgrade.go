@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zdt-dev/zdt/release"
+	"github.com/zdt-dev/zdt/unitgen"
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
@@ -21,6 +22,9 @@ type upgradeOptions struct {
 	SHA256  string
 	Why     string
 	Helper  bool // upgrade zdt run itself
+
+	OnFailure  *unitgen.OnFailure
+	IgnoreHold bool
 
 	Bake         *time.Duration
 	ReadyTimeout *time.Duration
@@ -62,6 +66,8 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.Var((*durationFlag)(&o.Timeout), "timeout", "undo the upgrade unless the new program has taken over by then")
 	flags.Var((*waitFlag)(&o.Wait), "wait", "wait for another upgrade of the service to end, at most D")
 	flags.Lookup("wait").NoOptDefVal = "forever"
+	flags.Var(maybeOnFailure{&o.OnFailure}, "on-failure", "when the bake fails and the new program lives: rollback, or freeze until somebody decides (default: the unit's)")
+	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "go on although somebody holds the service")
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
 	flags.BoolVar(&o.Helper, "helper", false, "upgrade zdt run itself to the zdt that is installed now; the program goes on")
 
@@ -87,7 +93,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 
 // upgradeCodes are the exit codes of every command that carries a transaction out.
 func upgradeCodes() []ExitCode {
-	return []ExitCode{ExitOK, ExitRefused, ExitRolledBack, ExitNotRestored, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline, ExitInt, ExitTerm}
+	return []ExitCode{ExitOK, ExitRefused, ExitRolledBack, ExitNotRestored, ExitInterrupted, ExitFrozen, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline, ExitInt, ExitTerm}
 }
 
 // timedOut is the cause of a context that --timeout ended.
@@ -99,18 +105,23 @@ func (t timedOut) Error() string { return fmt.Sprintf("--timeout %v passed", t.a
 func (t timedOut) Is(target error) bool { return target == context.DeadlineExceeded }
 
 func runUpgrade(ctx context.Context, f *factory, o upgradeOptions) error {
-	if o.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, o.Timeout, timedOut{o.Timeout})
-		defer cancel()
-	}
+	ctx, cancel := timeoutCause(ctx, o.Timeout)
+	defer cancel()
 	p := f.startProgress(o.Service)
 	report, err := o.run(ctx, o, p.observe)
 	p.close()
 	if err != nil {
 		return err
 	}
+	return f.conclude(ctx, report, false)
+}
+
+// conclude prints a report and makes it an exit code. fine: it is what was wanted, whatever it is called.
+func (f *factory) conclude(ctx context.Context, report upgrade.Report, fine bool) error {
 	code := f.upgradeExit(ctx)(report)
+	if fine {
+		code = 0
+	}
 	report.ExitCode = code
 	if f.globals.output != outputText {
 		if err := f.print(report); err != nil {
@@ -137,8 +148,10 @@ func reportCode(r upgrade.Report, ended error) ExitCode {
 		return ExitOK
 	case upgrade.Refused:
 		return ExitRefused
-	case upgrade.RolledBack:
+	case upgrade.RolledBack, upgrade.Aborted:
 		return ExitRolledBack
+	case upgrade.Frozen:
+		return ExitFrozen
 	case upgrade.NotRestored:
 		return ExitNotRestored
 	case upgrade.Locked:

@@ -22,7 +22,7 @@ func (f *factory) tellReport(r upgrade.Report) {
 		}
 	}
 	switch {
-	case r.Outcome != upgrade.Upgraded && r.Outcome != upgrade.Unchanged:
+	case r.Cause != "" || r.Outcome == "":
 		writeFailedReport(f.Err, st, r)
 	case f.globals.output == outputText:
 		fmt.Fprintln(f.Out, goodReport(f.outStyle(), r, f.outWidth()))
@@ -42,8 +42,13 @@ func goodReport(st style, r upgrade.Report, width int) string {
 	mark := st.good.Render(st.marks.ok)
 	name := st.bold.Render(r.Service)
 	from, to := releaseNames(r)
-	if r.Outcome == upgrade.Unchanged {
+	switch {
+	case r.Outcome == upgrade.Unchanged && r.To == nil:
+		return fmt.Sprintf("%s %s: nothing is open, there is nothing to do", mark, name)
+	case r.Outcome == upgrade.Unchanged:
 		return fmt.Sprintf("%s %s %s serves already: nothing to do", mark, name, to)
+	case r.Outcome == upgrade.Aborted || r.Outcome == upgrade.Interrupted: // and that was wanted
+		return st.line(width, []string{fmt.Sprintf("%s %s: %s to %s is undone", mark, name, r.Kind, to), clean(r.Action)}, []string{fmt.Sprintf("%s %s: %s to %s is undone", mark, name, r.Kind, to)})
 	}
 	head := fmt.Sprintf("%s %s %s %s %s", mark, name, from, st.marks.arrow, to)
 	if r.Kind == release.KindRollback {
@@ -135,9 +140,16 @@ func verdict(st style, r upgrade.Report) string {
 		return st.good.Render(st.marks.ok) + " rolled back, healthy on the old release" + action
 	case upgrade.Interrupted:
 		return st.good.Render(st.marks.ok) + " undone" + action
+	case upgrade.Aborted:
+		return st.good.Render(st.marks.ok) + " undone, healthy on the old release" + action
+	case upgrade.Frozen:
+		return st.warn.Render(st.marks.warn+" frozen: "+r.Service+" waits for a decision") + action
 	case upgrade.Refused:
 		return st.dim.Render(st.marks.todo) + " nothing was changed" + action
 	case upgrade.Locked:
+		if _, works := r.Holder["pid"]; !works {
+			return st.dim.Render(st.marks.todo) + " nothing was changed"
+		}
 		return st.dim.Render(st.marks.todo) + " nothing was changed: somebody else works on " + r.Service
 	case upgrade.NotRestored:
 		return st.bad.Render(st.marks.fail+" NOT RESTORED: "+r.Service+" needs a person now") + action

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"os/signal"
 	"path/filepath"
-	"strings"
+	"syscall"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoffcheck"
@@ -15,78 +17,133 @@ import (
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
-// transact wires package upgrade to systemd, the runtime, the journal and the store.
-func (f *factory) transact(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) (upgrade.Report, error) {
-	h, err := f.openHost(ctx, o.Service)
+// site is a service with everything that a transaction needs: its host, its store and its policy.
+type site struct {
+	*host
+	f      *factory
+	store  *release.Store
+	policy unitgen.Policy
+}
+
+// openSite opens the site of a service that zdt manages. The caller closes it.
+func (f *factory) openSite(ctx context.Context, service string) (_ *site, err error) {
+	h, err := f.openHost(ctx, service)
 	if err != nil {
-		return upgrade.Report{}, err
+		return nil, err
 	}
-	defer h.close()
+	defer func() {
+		if err != nil {
+			h.close()
+		}
+	}()
 	u, err := h.ask(ctx)
 	if err != nil {
-		return upgrade.Report{}, err
+		return nil, err
 	}
-	policy, err := h.policy(u)
-	if err != nil {
-		return upgrade.Report{}, &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", h.unit, err), Hint: hintOf(err)}
+	s := &site{host: h, f: f}
+	if s.policy, err = h.policy(u); err != nil {
+		return nil, &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", h.unit, err), Hint: hintOf(err)}
 	}
-	store, err := release.Open(h.paths.disk(h.paths.StateDir(o.Service)), release.Options{Program: filepath.Base(unitgen.Program(u.ExecStartPath, u.ExecStart))})
+	s.store, err = release.Open(h.paths.disk(h.paths.StateDir(service)), release.Options{Program: filepath.Base(unitgen.Program(u.ExecStartPath, u.ExecStart))})
 	if errors.Is(err, fs.ErrNotExist) {
-		return upgrade.Report{}, fail(ExitRefused, f.zdt()+" init "+o.Service+" --exec FILE", "%s has no release store: zdt does not manage it", o.Service)
+		return nil, fail(ExitRefused, f.zdt()+" init "+service+" --exec FILE", "%s has no release store: zdt does not manage it", service)
 	}
 	if err != nil {
-		return upgrade.Report{}, &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
+		return nil, &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
 	}
-	defer store.Close()
-	if o.Release != "" {
-		if o.Release, err = findRelease(store, o.Release); err != nil {
-			return upgrade.Report{}, &Failure{Code: ExitRefused, Err: err, Hint: f.zdt() + " history " + o.Service}
-		}
-	}
-	e := upgrade.Engine{
+	return s, nil
+}
+
+func (s *site) close() {
+	s.store.Close()
+	s.host.close()
+}
+
+// engine is a transaction that nothing was asked of yet.
+func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) upgrade.Engine {
+	return upgrade.Engine{
 		Options: upgrade.Options{
-			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, SHA256: o.SHA256, Why: o.Why, User: f.globals.user, Wait: o.Wait,
-			Bake:         given(o.Bake, policy.Bake),
-			ReadyTimeout: given(o.ReadyTimeout, policy.ReadyTimeout),
-			DrainTimeout: given(o.DrainTimeout, policy.DrainTimeout),
+			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, SHA256: o.SHA256, Why: o.Why,
+			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold,
+			Bake:         given(o.Bake, s.policy.Bake),
+			ReadyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout),
+			DrainTimeout: given(o.DrainTimeout, s.policy.DrainTimeout),
+			OnFailure:    upgrade.OnFailure(given(o.OnFailure, s.policy.OnFailure)),
 		},
-		Host: h.seams(), Store: store, LockPath: h.paths.Lock(o.Service), Who: release.Identify(),
+		Host: s.seams(), Store: s.store, LockPath: s.paths.Lock(o.Service), Who: release.Identify(),
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
 		Observe:  observe,
-		ExitCode: f.upgradeExit(ctx),
+		ExitCode: s.f.upgradeExit(ctx),
 	}
+}
+
+// transact wires package upgrade to systemd, the runtime, the journal and the store.
+func (f *factory) transact(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) (upgrade.Report, error) {
+	orders, stop := takeOrders() // before the lock says that they are taken
+	defer stop()
+	s, err := f.openSite(ctx, o.Service)
+	if err != nil {
+		return upgrade.Report{}, err
+	}
+	defer s.close()
+	if o.Release != "" {
+		r, err := s.store.Find(o.Release)
+		if err != nil {
+			return upgrade.Report{}, &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
+		}
+		o.Release = r.ID
+	}
+	e := s.engine(ctx, o, observe)
+	e.Orders = orders
 	return e.Run(ctx), nil
 }
 
+// takeOrders delivers what an operator decides about the transaction of this process: zdt promote sends SIGUSR1, zdt abort
+// SIGUSR2. Only root, or the same user, can.
+func takeOrders() (<-chan upgrade.Order, func()) {
+	signals := make(chan os.Signal, 4)
+	orders := make(chan upgrade.Order, 1)
+	quit, done := make(chan struct{}), make(chan struct{})
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
+	go func() {
+		defer close(done)
+		for {
+			var order upgrade.Order
+			select {
+			case s := <-signals:
+				order = upgrade.Promote
+				if s == syscall.SIGUSR2 {
+					order = upgrade.Abort
+				}
+			case <-quit:
+				return
+			}
+			select {
+			case orders <- order:
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return orders, func() {
+		// From here on they do nothing, and still kill nobody.
+		close(quit)
+		<-done
+	}
+}
+
 // given is what the command line says, or else the unit.
-func given(flag *time.Duration, policy time.Duration) time.Duration {
+func given[T any](flag *T, policy T) T {
 	if flag != nil {
 		return *flag
 	}
 	return policy
 }
 
-// findRelease returns the ID of the one release that is called so: by its whole ID, or by the beginning of
-// that or of its checksum.
-func findRelease(store *release.Store, name string) (string, error) {
-	releases, err := store.List()
-	if err != nil {
-		return "", err
+// timeoutCause bounds ctx with --timeout; 0: not at all.
+func timeoutCause(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if d <= 0 {
+		return ctx, func() {}
 	}
-	var found []string
-	for _, r := range releases {
-		if r.ID == name {
-			return name, nil
-		}
-		if strings.HasPrefix(r.ID, name) || strings.HasPrefix(shortID(r.ID), name) {
-			found = append(found, r.ID)
-		}
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return "", fmt.Errorf("no release is called %q", name)
-	}
-	return "", fmt.Errorf("%q is the beginning of %d releases: %s", name, len(found), strings.Join(found, ", "))
+	return context.WithTimeoutCause(ctx, d, timedOut{d})
 }

@@ -22,6 +22,9 @@ type Holder struct {
 	Phase Phase     `json:"phase,omitempty"`
 	Since time.Time `json:"since"`
 	Who   Who       `json:"who"`
+	// Orders: it takes an operator's decisions, SIGUSR1 to promote, SIGUSR2 to abort. Another process
+	// would be killed by them.
+	Orders bool `json:"orders,omitempty"`
 }
 
 // HeldError tells that somebody else holds the lock. Holder is zero if that

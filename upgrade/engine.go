@@ -33,6 +33,7 @@ type Options struct {
 	OnFailure    OnFailure     // what follows when the probation fails and the candidate lives; "" is Rollback
 	Freeze       time.Duration // bound on a freeze; 0 is DefaultFreeze
 	Wait         time.Duration // for the lock: 0 not at all, negative without bound
+	IgnoreHold   bool          // go on although somebody holds the service
 }
 
 // Engine carries one transaction out.
@@ -138,7 +139,7 @@ func (r *run) acquire() error {
 		return err
 	}
 	r.report.TxID = txid
-	holder := release.Holder{TxID: txid, Phase: release.PhasePreflight, Since: r.Host.Now(), Who: r.Who}
+	holder := release.Holder{TxID: txid, Phase: release.PhasePreflight, Since: r.Host.Now(), Who: r.Who, Orders: r.Orders != nil}
 	r.lock, err = release.Acquire(r.ctx, r.LockPath, holder, r.Options.Wait)
 	if err == nil {
 		return nil

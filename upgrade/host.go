@@ -45,6 +45,7 @@ type Store interface {
 	Flip(r release.Release) error
 	WriteTxn(t release.Txn) error
 	ReadTxn() (release.Txn, error)
+	Hold() (release.Hold, error)
 	ClearTxn() error
 	History() (release.History, error)
 	AppendHistory(e release.Entry) error

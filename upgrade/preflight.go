@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/zdt-dev/zdt/release"
 )
@@ -13,6 +14,9 @@ import (
 // undoes what an earlier zdt left.
 func (r *run) preflight() error {
 	if err := r.findCurrent(); err != nil {
+		return err
+	}
+	if err := r.checkHold(); err != nil {
 		return err
 	}
 	if err := r.checkRequest(); err != nil {
@@ -44,6 +48,24 @@ func (r *run) findCurrent() error {
 	}
 	r.setCurrent(current)
 	return nil
+}
+
+// checkHold refuses to work on a service that somebody holds. What another zdt has left may be settled all the same.
+func (r *run) checkHold() error {
+	h, err := r.Store.Hold()
+	name := r.Options.Service
+	switch {
+	case errors.Is(err, release.ErrNoHold):
+		return nil
+	case err != nil:
+		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
+	case r.Options.IgnoreHold:
+		r.warn("%s is held by %s since %s: %s", name, h.Who, h.Since.Local().Format(time.DateTime), h.Why)
+		return nil
+	}
+	r.report.Holder = map[string]any{"who": h.Who.String(), "since": h.Since, "why": h.Why}
+	return &Failure{Outcome: Locked, Err: fmt.Errorf("held by %s since %s: %s", h.Who, h.Since.Local().Format(time.DateTime), h.Why),
+		Hint: fmt.Sprintf("ask them; %s ends it, --ignore-hold goes on all the same", r.zdt("hold", name, "--off"))}
 }
 
 // survey looks at the unit.

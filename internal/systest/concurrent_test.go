@@ -82,7 +82,7 @@ func TestZdtKilled(t *testing.T) {
 		}
 		explained := false
 		for _, note := range st.Notes {
-			explained = explained || note.ID == "upgrade-open" && note.Next == "zdt upgrade hello"
+			explained = explained || note.ID == "upgrade-open" && note.Next == "zdt resume hello"
 		}
 		if !explained {
 			t.Errorf("status does not say what to do:\n%s", st.text)

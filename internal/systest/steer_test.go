@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,10 +47,9 @@ func (s *service) keepIn(phase control.Phase, n int) *kept {
 		k.running = s.startUpgrade(k.file)
 		k.letGo = s.letGo
 	case control.Held:
-		// There is no way yet to end a bake early: those who wait for its end wait for all of it.
 		k.file = s.put(good(n))
-		k.running = s.startUpgrade(k.file, "--bake=2s")
-		k.letGo = func() {}
+		k.running = s.startUpgrade(k.file, "--bake=1h")
+		k.letGo = func() { k.running.Signal(syscall.SIGUSR1) } // as zdt promote does
 	case control.Draining:
 		finish := s.hangingRequest()
 		k.file = s.put(good(n))

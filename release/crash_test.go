@@ -50,9 +50,40 @@ func upgradeOnce(ctx context.Context, s *Store, src string) error {
 	return s.ClearTxn()
 }
 
+// sourceKinds are the forms that a source can have.
+func sourceKinds() []string { return []string{"file", "directory", "archive"} }
+
+// sourceOf writes a source whose program has the content.
+func sourceOf(t *testing.T, kind, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "source")
+	switch kind {
+	case "directory":
+		do(t, os.CopyFS(path, os.DirFS(filepath.Dir(writeSource(t, "data")))))
+		do(t, os.Mkdir(filepath.Join(path, "bin"), 0o755))
+		writeFile(t, filepath.Join(path, "bin", testProgram), content, 0o755)
+	case "archive": // in a directory that is stripped
+		do(t, os.WriteFile(path, gz(t, makeTar(t, file("v/bin/web", content), data("v/data", "data"))), 0o644))
+		do(t, os.WriteFile(path+".program", []byte(content), 0o644))
+	default:
+		writeFile(t, path, content, 0o644)
+	}
+	return path
+}
+
+// programIn returns the program in a source.
+func programIn(src string) []byte {
+	for _, path := range []string{filepath.Join(src, "bin", testProgram), src + ".program", src} {
+		if data, err := os.ReadFile(path); err == nil {
+			return data
+		}
+	}
+	return nil
+}
+
 // storeWithV1 returns a store whose current release has the content "v1", and
 // the path of a source with other content.
-func storeWithV1(t *testing.T, content string) (*Store, Release, string) {
+func storeWithV1(t *testing.T, kind, content string) (*Store, Release, string) {
 	t.Helper()
 	s := newStore(t)
 	if err := upgradeOnce(t.Context(), s, writeSource(t, "v1")); err != nil {
@@ -62,13 +93,13 @@ func storeWithV1(t *testing.T, content string) (*Store, Release, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, v1, writeSource(t, content)
+	return s, v1, sourceOf(t, kind, content)
 }
 
 // trace returns the labels of the steps of an upgrade, in their order.
-func trace(t *testing.T) []string {
+func trace(t *testing.T, kind string) []string {
 	t.Helper()
-	s, _, src := storeWithV1(t, "v2")
+	s, _, src := storeWithV1(t, kind, "v2")
 	var labels []string
 	s.step = func(label string, f func() error) error {
 		labels = append(labels, label)
@@ -83,15 +114,22 @@ func trace(t *testing.T) []string {
 // Killing a process proves nothing about a power cut; the order of the steps does.
 func TestStepsInOrder(t *testing.T) {
 	t.Parallel()
-	labels := trace(t)
+	labels := trace(t, "file")
+	tree := trace(t, "archive")
 	for _, order := range [][]string{
 		{"stage: copy", "stage: source unchanged", "stage: chmod", "stage: fsync file", "stage: close file", "stage: re-hash",
 			"stage: release.json: write", "stage: release.json: fsync", "stage: release.json: rename", "stage: release.json: fsync directory",
 			"stage: rename", "stage: fsync releases", "flip: symlink"},
+		{"stage: hash archive", "stage: copy", "stage: source unchanged", "stage: strip directory", "stage: fsync tree", "stage: re-hash",
+			"stage: release.manifest: fsync", "stage: release.manifest: rename", "stage: release.json: fsync", "stage: release.json: rename",
+			"stage: release.json: fsync directory", "stage: rename", "stage: fsync releases", "flip: symlink"},
 		{"txn: write", "txn: fsync", "txn: rename", "txn: fsync directory", "stage: open source"},
 		{"flip: symlink", "flip: rename", "flip: fsync directory", "history: write", "history: fsync", "txn: remove"},
 	} {
-		at := 0
+		at, labels := 0, labels
+		if order[0] == "stage: hash archive" {
+			labels = tree
+		}
 		for _, l := range order {
 			i := slices.Index(labels[at:], l)
 			if i < 0 {
@@ -109,7 +147,13 @@ var errInjected = errors.New("injected")
 // before or the one after, and the next attempt works.
 func TestEachStepFails(t *testing.T) {
 	t.Parallel()
-	labels := trace(t)
+	for _, kind := range sourceKinds() {
+		t.Run(kind, func(t *testing.T) { t.Parallel(); eachStepFails(t, kind) })
+	}
+}
+
+func eachStepFails(t *testing.T, kind string) {
+	labels := trace(t, kind)
 	for i, label := range labels {
 		for _, late := range []bool{false, true} {
 			// A step that acquires something cannot fail when it has it.
@@ -118,7 +162,7 @@ func TestEachStepFails(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%02d %s late=%t", i, label, late), func(t *testing.T) {
-				s, v1, src := storeWithV1(t, "v2")
+				s, v1, src := storeWithV1(t, kind, "v2")
 				n := 0
 				s.step = func(l string, f func() error) error {
 					n++
@@ -186,7 +230,7 @@ func checkRecoverable(t *testing.T, s *Store, v1 Release, src string) {
 	if err := upgradeOnce(context.Background(), s, src); err != nil {
 		t.Fatalf("the next upgrade: %v", err)
 	}
-	want, _ := os.ReadFile(src)
+	want := programIn(src)
 	cur, err = s.Current()
 	if err != nil {
 		t.Fatal(err)
@@ -273,10 +317,16 @@ func TestKilledAtEachStep(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts two processes for every step")
 	}
-	for i, label := range trace(t) {
+	for _, kind := range sourceKinds() {
+		t.Run(kind, func(t *testing.T) { t.Parallel(); killedAtEachStep(t, kind) })
+	}
+}
+
+func killedAtEachStep(t *testing.T, kind string) {
+	for i, label := range trace(t, kind) {
 		for _, when := range []string{"early", "late"} {
 			t.Run(fmt.Sprintf("%02d %s %s", i, label, when), func(t *testing.T) {
-				s, v1, src := storeWithV1(t, "v2")
+				s, v1, src := storeWithV1(t, kind, "v2")
 				err := crashCommand(t, s.dir, src, strconv.Itoa(i), when).Run()
 				if !killed(err) {
 					t.Fatalf("child: %v, want killed", err)
@@ -293,10 +343,10 @@ func TestKilledAnywhere(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes")
 	}
-	steps := len(trace(t))
+	steps := len(trace(t, "file"))
 	for i := range 30 {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
-			s, v1, src := storeWithV1(t, bigContent('b', 8<<20))
+			s, v1, src := storeWithV1(t, sourceKinds()[i%3], bigContent('b', 8<<20))
 			cmd := crashCommand(t, s.dir, src)
 			out, err := cmd.StdoutPipe()
 			if err != nil {

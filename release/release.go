@@ -16,19 +16,33 @@ import (
 	"time"
 )
 
-const releaseSchema = 1
+const (
+	releaseSchema = 1
+	treeSchema    = 2 // of one that is a directory: who does not know them would take it for damaged
+)
 
 // A Release is an immutable directory that holds one version of the program.
 type Release struct {
 	Schema   int       `json:"schema"`
 	ID       string    `json:"id"`      // <utc>-<sha12>
 	Program  string    `json:"program"` // base name of the file
-	SHA256   string    `json:"sha256"`  // of the file, 64 hex digits
-	Size     int64     `json:"size"`    // bytes
+	SHA256   string    `json:"sha256"`  // of the file, or of the manifest of a directory; 64 hex digits
+	Size     int64     `json:"size"`    // bytes, of all files
 	Source   string    `json:"source"`  // where it was copied from, links resolved
 	StagedAt time.Time `json:"staged_at"`
 	// Build is what a Go program says about itself, nil for any other file.
 	Build *Build `json:"build,omitempty"`
+	// Tree is there if the release is a whole directory.
+	Tree *Tree `json:"tree,omitempty"`
+	// Archive is the file that the directory was unpacked from, if it was.
+	Archive *Archive `json:"archive,omitempty"`
+	// Signature is what was verified, nil if nothing was.
+	Signature *Signature `json:"signature,omitempty"`
+	// Recovered is there if the program was taken from a process that ran it.
+	Recovered *Recovered `json:"recovered,omitempty"`
+	// Who staged it and why, if that was said.
+	Who *Who   `json:"who,omitempty"`
+	Why string `json:"why,omitempty"`
 	// Dropped names the extended attributes of the source that the release does
 	// not carry although the program may depend on them (file capabilities).
 	Dropped []string `json:"dropped,omitempty"`
@@ -40,6 +54,13 @@ type Release struct {
 	Path string `json:"-"`
 	// Damage tells why the release cannot be used. Then only ID is valid.
 	Damage error `json:"-"`
+}
+
+// A Tree is what is particular about a release that is a directory.
+type Tree struct {
+	Exec    string `json:"exec"`            // path of the main program in it, links resolved
+	Asked   string `json:"asked,omitempty"` // StageOptions.Exec
+	Entries int    `json:"entries"`         // files, directories and links
 }
 
 // Build is the build information of a Go program (go version -m).
@@ -96,8 +117,8 @@ func parseRelease(data []byte, id string) (Release, error) {
 		return Release{}, fmt.Errorf("%s: %w: %w", recordFile, ErrDamaged, err)
 	}
 	switch {
-	case r.Schema > releaseSchema:
-		return Release{}, &SchemaError{What: "release", Got: r.Schema, Known: releaseSchema}
+	case r.Schema > treeSchema:
+		return Release{}, &SchemaError{What: "release", Got: r.Schema, Known: treeSchema}
 	case r.Schema < 1:
 		return Release{}, fmt.Errorf("%s has no schema: %w", recordFile, ErrDamaged)
 	case r.ID != id:
@@ -106,6 +127,10 @@ func parseRelease(data []byte, id string) (Release, error) {
 		return Release{}, fmt.Errorf("%s has program %q: %w", recordFile, r.Program, ErrDamaged)
 	case len(r.SHA256) != 2*sha256.Size || !isHex(r.SHA256) || !idHasSum(id, r.SHA256):
 		return Release{}, fmt.Errorf("%s has sha256 %q: %w", recordFile, r.SHA256, ErrDamaged)
+	case r.Tree != nil:
+		if p, err := entryPath(r.Tree.Exec); err != nil || p == "" || p != r.Tree.Exec {
+			return Release{}, fmt.Errorf("%s has program %q: %w", recordFile, r.Tree.Exec, ErrDamaged)
+		}
 	}
 	return r, nil
 }
@@ -124,21 +149,33 @@ func readRelease(d *os.File, id string) (Release, error) {
 	if err != nil {
 		return Release{}, err
 	}
-	f, err := openProgram(d, r.Program)
+	if r.Tree != nil {
+		err = checkMain(d, r)
+	} else {
+		err = checkSize(d, r)
+	}
 	if err != nil {
 		return Release{}, err
-	}
-	defer f.Close()
-	if fi, err := f.Stat(); err != nil {
-		return Release{}, err
-	} else if fi.Size() != r.Size {
-		return Release{}, fmt.Errorf("%s has %d bytes, staged were %d: %w", f.Name(), fi.Size(), r.Size, ErrDamaged)
 	}
 	if err := readMarks(d, &r); err != nil {
 		return Release{}, err
 	}
 	r.Path = filepath.Join(d.Name(), r.Program)
 	return r, nil
+}
+
+// checkSize looks at the program of r, but not into it.
+func checkSize(d *os.File, r Release) error {
+	f, err := openProgram(d, r.Program)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err == nil && fi.Size() != r.Size {
+		err = fmt.Errorf("%s has %d bytes, staged were %d: %w", f.Name(), fi.Size(), r.Size, ErrDamaged)
+	}
+	return err
 }
 
 // openProgram opens the program for reading. Its mode must be what Stage gave
@@ -162,40 +199,38 @@ func openProgram(d *os.File, name string) (*os.File, error) {
 	return f, nil
 }
 
-// verifyProgram tells whether the program still has the content sum.
-func verifyProgram(ctx context.Context, d *os.File, name, sum string) error {
-	f, err := openProgram(d, name)
+// readProgram tells whether the program still has the content sum. If f is not
+// nil it is given the same bytes on their way.
+func readProgram(ctx context.Context, d *os.File, name, sum string, f func(io.Reader) error) error {
+	p, err := openProgram(d, name)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	got, err := hashFile(ctx, f)
+	defer p.Close()
+	got, err := hashFile(ctx, p, f)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", f.Name(), err)
+		return fmt.Errorf("read %s: %w", p.Name(), err)
 	}
 	if got != sum {
-		return fmt.Errorf("%w: %w", ErrDamaged, &ChecksumError{Path: f.Name(), Want: sum, Got: got})
+		return fmt.Errorf("%w: %w", ErrDamaged, &ChecksumError{Path: p.Name(), Want: sum, Got: got})
 	}
 	return nil
 }
 
-// hashFile returns the SHA-256 of what is left to read of f.
-func hashFile(ctx context.Context, f *os.File) (string, error) {
-	h := sha256.New()
-	buf := make([]byte, copyChunk)
-	for {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		n, err := f.Read(buf)
-		h.Write(buf[:n])
-		if err == io.EOF {
-			return hex.EncodeToString(h.Sum(nil)), nil
-		}
-		if err != nil {
+// hashFile returns the SHA-256 of what is left to read of f. Another reader may
+// have the bytes on their way; if it fails, so does hashFile.
+func hashFile(ctx context.Context, f *os.File, also func(io.Reader) error) (string, error) {
+	r := &hashingReader{ctx: ctx, r: f, h: sha256.New()}
+	if also != nil {
+		if err := also(r); err != nil {
 			return "", err
 		}
 	}
+	// Without ReadFrom and WriteTo, which would choose a smaller buffer.
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r, make([]byte, copyChunk)); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(r.h.Sum(nil)), nil
 }
 
 // readBuild returns what a Go program says about itself, nil for anything else.

@@ -12,19 +12,59 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// source is the operator's file. One descriptor, opened once.
+// source is what the operator gives: a program, an archive or a directory. One
+// descriptor, opened once.
 type source struct {
-	f    *os.File
-	path string // absolute, links resolved
-	size int64  // bytes, when it was opened
-	st   unix.Stat_t
+	f      *os.File
+	path   string // absolute, links resolved
+	kind   sourceKind
+	format string // of an archive
+	size   int64  // bytes, when it was opened
+	st     unix.Stat_t
 }
 
+type sourceKind int
+
+const (
+	sourceFile sourceKind = iota // a program
+	sourceArchive
+	sourceDir
+)
+
+// openSource opens what the operator gives, a link to it too.
 func openSource(ctx context.Context, src string) (*source, error) {
+	in, err := openSourceAt(ctx, unix.AT_FDCWD, src, 0)
+	if err != nil || in.kind == sourceDir {
+		return in, err
+	}
+	if in.size == 0 {
+		in.Close()
+		return nil, hint(errors.New("is empty"), "the copy or the build that made it has probably failed")
+	}
+	head := make([]byte, 512)
+	n, err := in.f.ReadAt(head, 0)
+	if err == nil || err == io.EOF {
+		in.format, err = sniff(head[:n])
+	}
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	if in.format != "" {
+		in.kind = sourceArchive
+	}
+	return in, nil
+}
+
+// openSourceAt opens a regular file or a directory, with flags besides.
+func openSourceAt(ctx context.Context, dirfd int, src string, flags int) (*source, error) {
 	// First without opening it in earnest: the open of a FIFO waits, the open
 	// of a device may do something.
 	var fd int
-	if err := retry(func() (err error) { fd, err = unix.Open(src, unix.O_PATH|unix.O_CLOEXEC, 0); return err }); err != nil {
+	if err := retry(func() (err error) {
+		fd, err = unix.Openat(dirfd, src, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
@@ -35,28 +75,22 @@ func openSource(ctx context.Context, src string) (*source, error) {
 	switch in.st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 	case unix.S_IFDIR:
-		return nil, hint(errors.New("is a directory"), "give the program itself")
+		in.kind = sourceDir
 	default:
 		return nil, errors.New("is not a regular file")
 	}
-	if in.st.Size == 0 {
-		return nil, hint(errors.New("is empty"), "the copy or the build that made it has probably failed")
-	}
 	// The same inode, whatever the path leads to by now.
 	magic := "/proc/self/fd/" + strconv.Itoa(fd)
-	var rfd int
-	err := retry(func() (err error) {
-		rfd, err = unix.Open(magic, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		return err
-	})
-	if err != nil {
+	if err := in.open(magic, src); err != nil {
 		return nil, err
 	}
-	in.f = os.NewFile(uintptr(rfd), src)
-	in.size = in.st.Size
+	var err error
 	if in.path, err = os.Readlink(magic); err != nil {
 		in.f.Close()
 		return nil, err
+	}
+	if in.kind == sourceDir {
+		return in, nil
 	}
 
 	// A read lease can only be had while nobody has the file open for writing:
@@ -70,6 +104,20 @@ func openSource(ctx context.Context, src string) (*source, error) {
 	return in, nil
 }
 
+// open opens the inode that magic leads to.
+func (in *source) open(magic, name string) error {
+	var fd int
+	err := retry(func() (err error) {
+		fd, err = unix.Open(magic, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	in.f, in.size = os.NewFile(uintptr(fd), name), in.st.Size
+	return nil
+}
+
 // Close ends the lease as well.
 func (in *source) Close() error { return in.f.Close() }
 
@@ -77,7 +125,7 @@ func (in *source) hash(ctx context.Context) (string, error) {
 	if _, err := in.f.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
-	return hashFile(ctx, in.f)
+	return hashFile(ctx, in.f, nil)
 }
 
 // copyTo copies exactly size bytes and returns their SHA-256.
@@ -121,7 +169,9 @@ func (in *source) unchanged() error {
 	return nil
 }
 
-func (in *source) changed() error {
+func (in *source) changed() error { return errChanged() }
+
+func errChanged() error {
 	return hint(errors.New("changed while it was copied"), "wait until the copy or build is finished, then try again")
 }
 

@@ -2,20 +2,14 @@ package release
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/zdt-dev/zdt/internal/atomicfile"
 )
 
 const (
@@ -26,11 +20,25 @@ const (
 	tempPrefix = ".tmp-"
 )
 
-// StageOptions say what is expected of a source.
+// StageOptions say what is expected of a source, and what is noted about it.
 type StageOptions struct {
-	// SHA256 is the checksum that the content must have, hex, optionally with
-	// "sha256:" in front. Empty: any content will do.
+	// SHA256 is the checksum that the source must have, hex, optionally with
+	// "sha256:" in front: that of the file, also of an archive; of a directory the
+	// one that Stage gives to its content. Empty: any content will do.
 	SHA256 string
+	// Exec is the path of the program within an archive or a directory. Empty: the
+	// file that is called like the program, at the top or else the only one.
+	Exec string
+	// Signature is the path of the detached signature of the file, and Keys are
+	// those that may have made it.
+	Signature string
+	Keys      Keys
+	// Require is the service's policy: without what it asks for there is no
+	// release. One that was staged and verified before needs no signature again.
+	Require Require
+	// Who and Why are kept in the record of a new release.
+	Who *Who
+	Why string
 }
 
 // Stage copies the program in the file src into a release of its own and
@@ -39,180 +47,269 @@ type StageOptions struct {
 //
 // The source is opened once, following a symbolic link as open(2) does, and
 // everything is read through that one descriptor. It must be a regular file
-// that nobody is writing to. Its mode does not matter, the copy gets 0555;
-// set-uid bits and file capabilities are not taken over.
+// that nobody is writing to, or a directory. Its mode does not matter, the copy
+// gets 0555; set-uid bits and file capabilities are not taken over.
+//
+// An archive (.tar, .tar.gz, known by its content) or a directory becomes a
+// release with all its files. Absolute paths, "..", links that lead out, devices
+// and set-uid files are refused. The main program is reachable as
+// current/<Program> wherever it lies.
+//
+// A signature is verified against the bytes that are staged. Of a program those
+// of the copy are read; an archive is read before it is unpacked, and the bytes
+// that are unpacked must have the same checksum.
 //
 // Staging content that is there already returns the earlier release, after its
-// content was checked, and changes nothing: so a file that failed can be tried
-// again as it is. Callers that go on to use the release should hold the
-// service's lock, or Prune may take it away in between.
+// content was checked, and changes nothing but what is known about its signature:
+// so a file that failed can be tried again as it is. A path within the store
+// means the release that it lies in. Callers that go on to use the release should
+// hold the service's lock, or Prune may take it away in between.
 func (s *Store) Stage(ctx context.Context, src string, o StageOptions) (Release, error) {
 	r, err := s.stage(ctx, src, o)
+	var bad *SignatureError
+	if errors.As(err, &bad) {
+		err = bad // which copy was read says nothing to the operator
+	}
 	if err != nil {
 		return Release{}, fmt.Errorf("stage %q: %w", src, withSpaceHint(err, s.dir))
 	}
 	return r, nil
 }
 
-func (s *Store) stage(ctx context.Context, src string, o StageOptions) (Release, error) {
-	if s.program == "" {
-		return Release{}, errors.New("the store was opened without the name of the program")
-	}
-	var want string
-	if o.SHA256 != "" {
-		var err error
-		if want, err = parseSum(o.SHA256); err != nil {
-			return Release{}, err
-		}
-	}
-	do := s.steps("stage")
+// A staging is one call of Stage.
+type staging struct {
+	*Store
+	StageOptions
+	want      string // SHA256, checked
+	signature *detached
+	releases  *os.File
+	in        *source
+	recovered *Recovered
+}
 
-	var in *source
-	if err := do("open source", func() (err error) { in, err = openSource(ctx, src); return err }); err != nil {
+func (s *Store) stage(ctx context.Context, src string, o StageOptions) (Release, error) {
+	g := &staging{Store: s, StageOptions: o}
+	if err := g.check(); err != nil {
 		return Release{}, err
 	}
-	defer in.Close()
+	if id := s.releaseOf(src); id != "" {
+		return g.own(ctx, id)
+	}
+	do := s.steps("stage")
+	if err := do("open source", func() (err error) { g.in, err = openSource(ctx, src); return err }); err != nil {
+		return Release{}, err
+	}
+	defer g.in.Close()
+	return g.run(ctx)
+}
 
+// check looks at the options.
+func (g *staging) check() error {
+	if g.program == "" {
+		return errors.New("the store was opened without the name of the program")
+	}
+	var err error
+	if g.StageOptions.SHA256 != "" {
+		if g.want, err = parseSum(g.StageOptions.SHA256); err != nil {
+			return err
+		}
+	}
+	if g.Signature == "" {
+		return nil
+	}
+	sig, err := readSignature(g.Signature)
+	if err != nil {
+		return err
+	}
+	if !g.Require.takes(sig.format) {
+		return &SignatureError{sig.path, fmt.Errorf("is one of %s, and the service requires one of %s", sig.format, g.Require), ""}
+	}
+	g.signature = &sig
+	return nil
+}
+
+// run makes a release of g.in, or finds it.
+func (g *staging) run(ctx context.Context) (Release, error) {
+	if g.in.kind == sourceFile && g.Exec != "" {
+		return Release{}, hint(errors.New("--exec is for archives and directories, and this is a file"), "leave it out")
+	}
+	if g.in.kind == sourceDir && g.signature != nil {
+		return Release{}, hint(errors.New("a directory cannot have a signature"), "make a tar of it and sign that")
+	}
+	do := g.steps("stage")
 	var unlock func()
-	if err := do("lock", func() (err error) { unlock, err = s.lock(ctx); return err }); err != nil {
+	if err := do("lock", func() (err error) { unlock, err = g.lock(ctx); return err }); err != nil {
 		return Release{}, err
 	}
 	defer unlock()
-	releases, err := s.openReleases(true)
+	releases, err := g.openReleases(true)
 	if err != nil {
 		return Release{}, err
 	}
 	defer releases.Close()
+	g.releases = releases
 	if err := checkExecutable(releases); err != nil {
 		return Release{}, err
 	}
 	if err := do("sweep", func() error { return sweep(releases) }); err != nil {
 		return Release{}, err
 	}
-
-	r, err := s.findStaged(ctx, releases, in, want)
+	if g.in.kind != sourceFile {
+		return g.stageTree(ctx)
+	}
+	r, err := g.findStaged(ctx)
 	if err != nil {
 		return Release{}, err
 	}
-	if r.ID != "" {
-		// It may stem from a run that died between the rename and this.
-		return r, do("fsync releases", releases.Sync)
+	if r.ID == "" {
+		return g.copyIn(ctx)
 	}
-	return s.copyIn(ctx, releases, in, want)
+	d, err := g.openRelease(releases, r.ID)
+	if err != nil {
+		return Release{}, err
+	}
+	defer d.Close()
+	var sig *Signature
+	if g.signature != nil {
+		if sig, err = g.verified(ctx, func(f func(io.Reader) error) error {
+			return readProgram(ctx, d, r.Program, r.SHA256, f)
+		}); err != nil {
+			return Release{}, err
+		}
+	}
+	return g.again(r, d, sig)
 }
 
-// findStaged returns the release that already holds the content of in, or a
-// zero Release. To spare a new version the second reading, the source is only
+// own returns a release that is named by its path in the store.
+func (g *staging) own(ctx context.Context, id string) (Release, error) {
+	r, err := g.Get(id)
+	if err != nil {
+		return r, err
+	}
+	if g.want != "" && g.want != r.SHA256 && (r.Archive == nil || g.want != r.Archive.SHA256) {
+		return Release{}, &ChecksumError{Path: r.Path, Want: g.want, Got: r.SHA256}
+	}
+	if g.signature != nil {
+		return Release{}, hint(errors.New("a release of the store gets no signature afterwards"), "stage the file that it was made from again, with --signature")
+	}
+	if err := g.Keys.Believe(r, g.Require); err != nil {
+		return Release{}, err
+	}
+	return r, g.Verify(ctx, r)
+}
+
+// again is what happens with content that is there already, as r in d: what was
+// verified about it now is noted.
+func (g *staging) again(r Release, d *os.File, sig *Signature) (Release, error) {
+	do := g.steps("stage")
+	if sig == nil {
+		if err := g.Keys.Believe(r, g.Require); err != nil {
+			return Release{}, err
+		}
+	} else if old := r.Signature; old == nil || old.Format != sig.Format || old.Key != sig.Key {
+		r.Signature = sig
+		if err := do("sweep record", func() error { return sweepTempsAt(d, recordFile) }); err != nil {
+			return Release{}, err
+		}
+		if err := g.writeRecord(d, r); err != nil {
+			return Release{}, err
+		}
+	}
+	// It may stem from a run that died between the rename and this.
+	return r, do("fsync releases", g.releases.Sync)
+}
+
+// verified verifies the signature; nil if there is none, and none is needed.
+func (g *staging) verified(ctx context.Context, read func(func(io.Reader) error) error) (*Signature, error) {
+	if g.signature == nil {
+		return nil, read(nil)
+	}
+	var sig Signature
+	err := read(func(message io.Reader) (err error) {
+		sig, err = g.Keys.verify(ctx, *g.signature, message, g.in.size)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	sig.VerifiedAt = g.now().UTC().Truncate(time.Second)
+	return &sig, nil
+}
+
+// unsigned refuses to copy what could not be used.
+func (g *staging) unsigned() error {
+	if g.signature == nil && g.Require.Needed() {
+		return hint(fmt.Errorf("%w (RequireSignature=%s)", ErrUnsigned, g.Require), "give its signature with --signature FILE")
+	}
+	return nil
+}
+
+// findStaged returns the release that already holds the content of the source, or
+// a zero Release. To spare a new version the second reading, the source is only
 // hashed when a release of the same size exists.
-func (s *Store) findStaged(ctx context.Context, releases *os.File, in *source, want string) (Release, error) {
-	list, err := s.list(releases)
+func (g *staging) findStaged(ctx context.Context) (Release, error) {
+	list, err := g.list(g.releases)
 	if err != nil {
 		return Release{}, err
 	}
 	var sum string
 	for _, r := range list {
-		if r.Damage != nil || r.Program != s.program || r.Size != in.size {
+		if r.Damage != nil || r.Tree != nil || r.Program != g.program || r.Size != g.in.size {
 			continue
 		}
 		if sum == "" {
-			if sum, err = in.hash(ctx); err != nil {
+			if sum, err = g.in.hash(ctx); err != nil {
 				return Release{}, err
 			}
-			if want != "" && sum != want {
-				return Release{}, &ChecksumError{Path: in.path, Want: want, Got: sum}
+			if g.want != "" && sum != g.want {
+				return Release{}, &ChecksumError{Path: g.in.path, Want: g.want, Got: sum}
 			}
 		}
 		// A release that was tampered with must not swallow a good file.
-		if r.SHA256 == sum && s.verify(ctx, releases, r) == nil {
+		if r.SHA256 == sum && g.verify(ctx, g.releases, r) == nil {
 			return r, nil
 		}
 	}
 	return Release{}, ctx.Err()
 }
 
-// copyIn makes a new release of in.
-func (s *Store) copyIn(ctx context.Context, releases *os.File, in *source, want string) (_ Release, err error) {
-	do := s.steps("stage")
-	tmp, err := tempDirName()
+// copyIn makes a new release of a program.
+func (g *staging) copyIn(ctx context.Context) (_ Release, err error) {
+	if err := g.unsigned(); err != nil {
+		return Release{}, err
+	}
+	do := g.steps("stage")
+	b, err := g.begin()
 	if err != nil {
 		return Release{}, err
 	}
-	var d *os.File
-	if err := do("make temporary directory", func() (err error) {
-		d, err = makeTemp(releases, tmp)
+	defer func() { err = b.end(err) }()
+	sum, err := g.copyProgram(ctx, b.d, g.in)
+	if err != nil {
+		return Release{}, err
+	}
+	if g.want != "" && sum != g.want {
+		return Release{}, &ChecksumError{Path: g.in.path, Want: g.want, Got: sum}
+	}
+	r := g.describe(sum)
+	r.Size, r.Build, r.Dropped = g.in.size, readBuild(g.in.f), g.in.dropped()
+	if err := do("re-hash", func() (err error) {
+		r.Signature, err = g.verified(ctx, func(f func(io.Reader) error) error {
+			return readProgram(ctx, b.d, g.program, sum, f)
+		})
 		return err
 	}); err != nil {
 		return Release{}, err
 	}
-	defer d.Close()
-	at := tmp // the name of d within releases
-	defer func() {
-		if err == nil {
-			return
-		}
-		// Out of the way by one rename first, so that a crash in the middle
-		// of the removal leaves rubbish that is recognised, not half a release.
-		if at != tmp {
-			// ENOENT: the rename has failed indeed, d still has its first name.
-			mvErr := unix.Renameat(int(releases.Fd()), at, int(releases.Fd()), tmp)
-			if mvErr != nil && !errors.Is(mvErr, unix.ENOENT) {
-				err = errors.Join(err, fmt.Errorf("move %s away: %w", at, mvErr))
-				return
-			}
-		}
-		if rmErr := removeAllAt(releases, tmp); rmErr != nil {
-			err = errors.Join(err, rmErr)
-		}
-	}()
+	return b.publish(r)
+}
 
-	sum, err := s.copyProgram(ctx, d, in)
-	if err != nil {
-		return Release{}, err
+// describe is what is known about any release of content sum. It has no ID yet.
+func (g *staging) describe(sum string) Release {
+	return Release{
+		Schema: releaseSchema, Program: g.program, SHA256: sum, Source: g.in.path,
+		StagedAt: g.now().UTC().Truncate(time.Second), Who: g.Who, Why: g.Why, Recovered: g.recovered,
 	}
-	if want != "" && sum != want {
-		return Release{}, &ChecksumError{Path: in.path, Want: want, Got: sum}
-	}
-	if err := do("re-hash", func() error { return verifyProgram(ctx, d, s.program, sum) }); err != nil {
-		return Release{}, err
-	}
-
-	stagedAt := s.now().UTC().Truncate(time.Second)
-	id, err := freeID(releases, stagedAt, sum)
-	if err != nil {
-		return Release{}, err
-	}
-	r := Release{
-		Schema:   releaseSchema,
-		ID:       id,
-		Program:  s.program,
-		SHA256:   sum,
-		Size:     in.size,
-		Source:   in.path,
-		StagedAt: stagedAt,
-		Build:    readBuild(in.f),
-		Dropped:  in.dropped(),
-		Path:     filepath.Join(releases.Name(), id, s.program),
-	}
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return Release{}, err
-	}
-	// Its last step syncs d and with it the program's name.
-	if err := atomicfile.WriteAt(d, recordFile, append(data, '\n'), 0o444, s.steps("stage: "+recordFile)); err != nil {
-		return Release{}, fmt.Errorf("%s: %w", recordFile, err)
-	}
-	at = id // whatever the answer is: that of a file server can get lost
-	if err := do("rename", func() error {
-		// Without RENAME_NOREPLACE, which NFS lacks: a directory can only
-		// replace an empty one, and freeID has seen that there is none.
-		return unix.Renameat(int(releases.Fd()), tmp, int(releases.Fd()), id)
-	}); err != nil {
-		return Release{}, err
-	}
-	if err := do("fsync releases", releases.Sync); err != nil {
-		return Release{}, err
-	}
-	return r, nil
 }
 
 // copyProgram copies in into the directory d and returns the SHA-256 of the
@@ -276,66 +373,6 @@ func checkExecutable(releases *os.File) error {
 	if st.Flags&unix.ST_NOEXEC != 0 {
 		return hint(fmt.Errorf("%s is on a file system mounted noexec", releases.Name()),
 			"mount it with exec, or a file system of its own on /var/lib/zdt")
-	}
-	return nil
-}
-
-// freeID returns an ID that no entry of releases has. It counts on by seconds
-// if the same content was staged this second and is unusable by now.
-func freeID(releases *os.File, t time.Time, sum string) (string, error) {
-	for range 100 {
-		id := newID(t, sum)
-		var st unix.Stat_t
-		err := unix.Fstatat(int(releases.Fd()), id, &st, unix.AT_SYMLINK_NOFOLLOW)
-		if errors.Is(err, fs.ErrNotExist) {
-			return id, nil
-		}
-		if err != nil {
-			return "", err
-		}
-		t = t.Add(time.Second)
-	}
-	return "", fmt.Errorf("no free name for content %s in %s", sum[:12], releases.Name())
-}
-
-func tempDirName() (string, error) {
-	var b [8]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return "", err
-	}
-	return tempPrefix + hex.EncodeToString(b[:]), nil
-}
-
-// makeTemp makes the directory name in releases and opens it. It leaves
-// nothing behind when it fails.
-func makeTemp(releases *os.File, name string) (*os.File, error) {
-	if err := unix.Mkdirat(int(releases.Fd()), name, 0o700); err != nil {
-		return nil, err
-	}
-	d, err := openDirAt(int(releases.Fd()), name, filepath.Join(releases.Name(), name))
-	if err == nil {
-		// The service user must get to the program, whatever the umask says.
-		if err = d.Chmod(0o755); err == nil {
-			return d, nil
-		}
-		d.Close()
-	}
-	return nil, errors.Join(err, removeAllAt(releases, name))
-}
-
-// sweep removes what earlier calls have left that did not come to their end.
-// The caller holds the store's lock, so no such call is alive.
-func sweep(releases *os.File) error {
-	names, err := readNames(releases)
-	if err != nil {
-		return err
-	}
-	for _, n := range names {
-		if strings.HasPrefix(n, tempPrefix) {
-			if err := removeAllAt(releases, n); err != nil {
-				return err
-			}
-		}
 	}
 	return nil
 }

@@ -164,7 +164,7 @@ func TestStageRefuses(t *testing.T) {
 		is                   error
 	}{
 		{name: "missing", src: filepath.Join(dir, "no"), is: fs.ErrNotExist, want: "open source"},
-		{name: "directory", src: dir, want: "is a directory"},
+		{name: "directory", src: dir, want: "is being written"},
 		{name: "fifo", src: fifo, want: "not a regular file"},
 		{name: "device", src: "/dev/null", want: "not a regular file"},
 		{name: "empty", src: empty, want: "is empty"},

@@ -217,6 +217,25 @@ func (s *Store) list(releases *os.File) ([]Release, error) {
 	return list, nil
 }
 
+// releaseOf returns the ID of the release that the file at path lies in, "" if it
+// lies in none. The path may lead through the current link, and through others.
+func (s *Store) releaseOf(path string) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return ""
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Join(s.dir, releasesDir))
+	if err != nil {
+		return ""
+	}
+	rest, inside := strings.CutPrefix(real, dir+"/")
+	id, _, inside2 := strings.Cut(rest, "/")
+	if !inside || !inside2 || !ValidID(id) {
+		return ""
+	}
+	return id
+}
+
 // Verify reads the program again and tells whether it still is what the release
 // says: the content, the mode, the owner. The error then is ErrDamaged or
 // ErrUntrusted.
@@ -238,7 +257,13 @@ func (s *Store) verify(ctx context.Context, releases *os.File, r Release) error 
 		return err
 	}
 	defer d.Close()
-	return verifyProgram(ctx, d, r.Program, r.SHA256)
+	if r.Tree != nil {
+		if err := checkMain(d, r); err != nil {
+			return err
+		}
+		return verifyTree(ctx, d, r.SHA256)
+	}
+	return readProgram(ctx, d, r.Program, r.SHA256, nil)
 }
 
 // readNames lists a directory from its start, also when it was listed before.

@@ -23,7 +23,9 @@ const (
 )
 
 // Candidate looks at the file that is to become the next release, the way
-// execve(2) would: on this host, for this architecture.
+// execve(2) would: on this host, for this architecture. An archive (.tar, .tar.gz) or a
+// directory has nothing that could be executed before it is staged: there is no
+// finding about it, and the program of the release is to be looked at.
 func Candidate(path string) []Finding { return candidate(path, machine(runtime.GOARCH), os.Stat) }
 
 func candidate(path string, want elf.Machine, stat func(string) (fs.FileInfo, error)) []Finding {
@@ -44,15 +46,21 @@ func candidate(path string, want elf.Machine, stat func(string) (fs.FileInfo, er
 	if err != nil {
 		return one(CandidateMissing, Blocker, path, err.Error(), "check the path given to --binary")
 	}
+	if info.IsDir() {
+		return nil
+	}
 	if !info.Mode().IsRegular() {
 		return one(CandidateKind, Blocker, fmt.Sprintf("%s (%s)", path, info.Mode()), "not a regular file", "give the program itself")
+	}
+	head := make([]byte, 512)
+	n, _ := io.ReadFull(f, head)
+	head = head[:n]
+	if isArchive(head) {
+		return nil
 	}
 	if info.Mode()&0o111 == 0 {
 		return one(CandidateMode, Blocker, fmt.Sprintf("%s (mode %04o)", path, info.Mode().Perm()), "it is not executable", "is it the right file? then: chmod +x "+path)
 	}
-	head := make([]byte, 256)
-	n, _ := io.ReadFull(f, head)
-	head = head[:n]
 	if rest, ok := bytes.CutPrefix(head, []byte("#!")); ok {
 		line, _, _ := bytes.Cut(rest, []byte("\n"))
 		fields := bytes.Fields(line)
@@ -83,6 +91,12 @@ func candidate(path string, want elf.Machine, stat func(string) (fs.FileInfo, er
 		return interpreter(path, string(bytes.TrimRight(name, "\x00")), stat)
 	}
 	return nil
+}
+
+// isArchive knows the archives that package release unpacks: gzip, and tar since
+// POSIX.1-1988. No program begins like them.
+func isArchive(head []byte) bool {
+	return bytes.HasPrefix(head, []byte("\x1f\x8b")) || len(head) >= 262 && string(head[257:262]) == "ustar"
 }
 
 // interpreter checks the program the kernel starts in place of path.

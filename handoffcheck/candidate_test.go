@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -42,6 +43,9 @@ func TestCandidate(t *testing.T) {
 		{"script with arguments", []byte("#! /bin/sh -e\n"), 0o755, os.Stat, ""},
 		{"script without interpreter", []byte("#!\n"), 0o755, os.Stat, CandidateFormat},
 		{"script, interpreter absent", []byte("#!/opt/python\n"), 0o755, absent, CandidateInterpreter},
+		{"tar", []byte(strings.Repeat("x", 257) + "ustar\x0000" + strings.Repeat("y", 600)), 0o644, os.Stat, ""},
+		{"tar.gz", []byte("\x1f\x8b\x08"), 0o644, os.Stat, ""},
+		{"zip", []byte("PK\x03\x04"), 0o755, os.Stat, CandidateFormat},
 		{"another architecture", foreign, 0o755, os.Stat, CandidateArch},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -73,11 +77,14 @@ func TestCandidateMissingOrSpecial(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{filepath.Join(dir, "none"): CandidateMissing, dir: CandidateKind, fifo: CandidateKind} {
+	for path, want := range map[string]string{filepath.Join(dir, "none"): CandidateMissing, fifo: CandidateKind} {
 		got := Candidate(path)
 		if len(got) != 1 || got[0].ID != want {
 			t.Errorf("%s: got %+v, want %s", path, got, want)
 		}
+	}
+	if got := Candidate(dir); got != nil { // becomes a release as a whole
+		t.Errorf("directory: got %+v", got)
 	}
 }
 

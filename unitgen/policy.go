@@ -29,10 +29,23 @@ type Policy struct {
 	Bake         time.Duration
 	OnFailure    OnFailure
 
+	RequireSignature RequireSignature
+
 	// Warnings are what ought to be shown but stops nothing: keys zdt does not know, values
 	// that contradict the rest of the unit.
 	Warnings []Warning
 }
+
+// RequireSignature says which detached signature a release of the service must have.
+type RequireSignature string
+
+// The signatures that can be asked for.
+const (
+	RequireSignatureNo       RequireSignature = "no"
+	RequireSignatureYes      RequireSignature = "yes" // of either tool
+	RequireSignatureMinisign RequireSignature = "minisign"
+	RequireSignatureSSH      RequireSignature = "ssh" // ssh-keygen -Y sign -n zdt
+)
 
 // A Warning is a line of a unit file that does not do what it seems to.
 type Warning struct {
@@ -100,6 +113,8 @@ func defaultPolicy() Policy {
 		ReadyTimeout: DefaultReadyTimeout,
 		DrainTimeout: DefaultDrainTimeout,
 		OnFailure:    OnFailureRollback,
+
+		RequireSignature: RequireSignatureNo,
 	}
 }
 
@@ -215,6 +230,15 @@ func (r *policyReader) set(here place, s setting) error {
 			return err
 		}
 		p.OnFailure = OnFailure(v)
+	case "RequireSignature":
+		switch q := RequireSignature(v); q {
+		case "":
+			p.RequireSignature = def.RequireSignature
+		case RequireSignatureNo, RequireSignatureYes, RequireSignatureMinisign, RequireSignatureSSH:
+			p.RequireSignature = q
+		default: // a policy that nobody understands must not mean "no"
+			return refuse("require signature", v, "unknown", "use yes, no, minisign or ssh")
+		}
 	default:
 		r.warn(here, fmt.Sprintf("zdt knows no %s= in [X-Zdt]", s.key), "correct its spelling or remove it")
 	}

@@ -161,3 +161,33 @@ func TestSpan(t *testing.T) {
 		}
 	}
 }
+
+func TestPolicyRequireSignature(t *testing.T) {
+	unit := service(t, validSpec())
+	for _, tc := range []struct {
+		dropIn string
+		want   RequireSignature
+		bad    bool
+	}{
+		{"", RequireSignatureNo, false},
+		{"RequireSignature=yes\n", RequireSignatureYes, false},
+		{"RequireSignature=minisign\n", RequireSignatureMinisign, false},
+		{"RequireSignature=minisign\nRequireSignature=ssh\n", RequireSignatureSSH, false},
+		{"RequireSignature=yes\nRequireSignature=\n", RequireSignatureNo, false},
+		{"RequireSignature=no\n", RequireSignatureNo, false},
+		{"RequireSignature=true\n", "", true},
+		{"RequireSignature=YES\n", "", true},
+		{"RequireSignature=yes no\n", "", true},
+	} {
+		p, err := ParsePolicy(unit, File{Path: "50.conf", Data: []byte("[X-Zdt]\n" + tc.dropIn)})
+		var in *InputError
+		switch {
+		case tc.bad:
+			if !errors.As(err, &in) || in.Fix == "" {
+				t.Errorf("%q: %v", tc.dropIn, err)
+			}
+		case err != nil || p.RequireSignature != tc.want || len(p.Warnings) > 0:
+			t.Errorf("%q: %q, %v, %v, want %q", tc.dropIn, p.RequireSignature, err, p.Warnings, tc.want)
+		}
+	}
+}

@@ -4,7 +4,6 @@ package helper
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -20,6 +19,8 @@ type attempt struct {
 	exe       string // what was, or is to be, executed
 	// Without an overlap the old group ends first.
 	waits bool // for its end
+
+	before *generation // whom it has replaced; nil before the commit
 }
 
 // refuse says why no handoff can start now; it returns "" when one can.
@@ -33,7 +34,9 @@ func (k *keeper) refuse() (code, why string) {
 		return control.CodeBusy, "a handoff is in progress"
 	case k.next != nil || k.phase == control.Aborting:
 		return control.CodeBusy, "the candidate of the undone handoff is still ending"
-	case k.old != nil:
+	case k.crew.roll != nil:
+		return control.CodeBusy, "the workers are still being replaced"
+	case len(k.leaving()) > 0:
 		return control.CodeBusy, "the predecessor still drains"
 	}
 	return "", ""
@@ -71,7 +74,7 @@ func (k *keeper) start() {
 		a.app = app.Defaults()
 	}
 	k.phase = control.Forked
-	if a.app.Overlap {
+	if a.app.Overlap || k.several() {
 		k.fork()
 		return
 	}
@@ -84,7 +87,7 @@ func (k *keeper) start() {
 func (k *keeper) fork() {
 	a := k.attempt
 	a.waits = false
-	g, err := k.spawn(k.number+1, a.app, a.arm.Exe)
+	g, err := k.spawn(0, k.number+1, a.app, a.arm.Exe)
 	if err != nil {
 		k.couldNotStart(err)
 		return
@@ -114,17 +117,7 @@ func (k *keeper) held() {
 		old.group.Signal(old.app.Pause)
 		old.paused = true
 	}
-	names := make([]string, 0, len(k.sockets))
-	for _, s := range k.sockets {
-		names = append(names, s.Name)
-	}
-	e := k.event(journal.Listen, g,
-		journal.Int(journal.FieldListenPID, int64(g.leader())),
-		journal.Int(journal.FieldListenFDs, int64(len(names))),
-		journal.Str(journal.FieldListenFDNames, strings.Join(names, ":")),
-		journal.Usec(journal.FieldElapsed, g.readyAt.Sub(g.started)))
-	e.PeerPID = k.serving.leader()
-	k.events.Write(e)
+	k.tellListen(g, k.serving)
 	if !a.arm.Hold {
 		k.commit()
 		return
@@ -147,7 +140,8 @@ func (k *keeper) commit() error {
 	default:
 	}
 	g.clearDeadline()
-	k.old, k.serving, k.next = k.serving, g, nil
+	before := k.serving
+	k.old, k.serving, k.next = before, g, nil
 	k.number, k.app, k.phase = g.number, a.app, control.Idle
 	k.last = &control.Outcome{
 		TxID: a.arm.TxID, Exe: g.exe, Candidate: g.leader(), Committed: true,
@@ -158,12 +152,19 @@ func (k *keeper) commit() error {
 		k.last.Detail = fmt.Sprintf("new clients waited for %s at most: the program cannot run twice at a time", k.last.Gap.Round(time.Millisecond))
 	}
 	if k.old.isGone() {
-		k.old, k.attempt = nil, nil
+		k.old = nil
+		if !k.several() {
+			k.attempt = nil
+		}
 	} else {
 		k.tellDrain(k.old)
 		k.old.end(k.old.app.Stop, k.old.app.DrainTimeout)
 	}
 	k.serves(g)
+	if k.several() {
+		a.before, k.crew.roll = before, &roll{like: g}
+		k.rollOn()
+	}
 	k.tellSystemd()
 	return nil
 }
@@ -171,6 +172,7 @@ func (k *keeper) commit() error {
 // serves: g is the one now that systemd hears.
 func (k *keeper) serves(g *generation) {
 	k.nobody = time.Time{}
+	g.beat = true
 	if k.watchdog > 0 && k.number > 1 {
 		// What it said of its life before did not count, and its turn may be as late as that of
 		// the one before it was early.
@@ -257,7 +259,7 @@ func (k *keeper) restored() {
 	if k.stopped {
 		return
 	}
-	if !k.serving.stopping {
+	if !k.serving.stopping || k.several() {
 		k.attempt, k.phase = nil, control.Idle
 		return
 	}
@@ -295,17 +297,26 @@ func (k *keeper) fallBack(dead *generation) {
 // third try: if this one does not come up the service ends with a failure.
 func (k *keeper) again(g *generation) {
 	k.attempt, k.tookOver = nil, true
-	app := g.app
-	app.Command = g.pinned // its own release, wherever "current" leads by now
-	next, err := k.spawn(k.number+1, app, "")
+	next, err := k.spawnLike(g, g.slot, k.number+1)
 	if err != nil {
 		k.events.Logger().Error("start the earlier program again", "error", err)
 		k.wane(Exit{cldExited, 1})
 		return
 	}
-	next.exe = g.exe
 	k.number++
 	k.serving, k.app, k.phase = next, g.asked, control.Starting
-	next.setDeadline(app.ReadyTimeout)
+	next.setDeadline(next.app.ReadyTimeout)
 	k.tellSystemd()
+}
+
+// spawnLike starts the program of g once more.
+func (k *keeper) spawnLike(g *generation, slot, number int) (*generation, error) {
+	app := g.app
+	app.Command = g.pinned // its own release, wherever "current" leads by now
+	next, err := k.spawn(slot, number, app, "")
+	if err != nil {
+		return nil, err
+	}
+	next.exe, next.asked = g.exe, g.asked
+	return next, nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +19,7 @@ import (
 // goroutine owns it; its goroutines send news and end with close.
 type generation struct {
 	number  int
+	slot    int // 0: the first worker, and the only one without others
 	app     App
 	asked   App      // the same as the unit has it, without a release in its command
 	pinned  []string // app.Command with the release that it leads to at the start
@@ -32,6 +32,8 @@ type generation struct {
 	timer                    *time.Timer
 	deadline                 time.Time
 	stopping                 bool     // it was told to end
+	failed                   bool     // it was not ready in time, and is ended for that
+	beat                     bool     // its heartbeat has come since the last one that systemd got
 	ended                    bool     // nothing of it is left but its last words
 	killed                   bool     // nothing more can be done to end it
 	paused                   bool     // it was told to stop accepting
@@ -67,13 +69,13 @@ type news struct {
 	silent      bool // nothing comes to its notification socket any more
 }
 
-// spawn starts a generation. exe is a release's file, "" for what the command says.
-func (k *keeper) spawn(number int, app App, exe string) (*generation, error) {
-	g := &generation{number: number, app: app, asked: app, exe: exe, said: make(chan struct{}), ports: ports(k.sockets)}
+// spawn starts a generation in a slot. exe is a release's file, "" for what the command says.
+func (k *keeper) spawn(slot, number int, app App, exe string) (*generation, error) {
+	g := &generation{number: number, slot: slot, app: app, asked: app, exe: exe, said: make(chan struct{}), ports: ports(k.sockets)}
 	g.app.Command = withRelease(app.Command, exe)
 	g.pinned = pinned(g.app.Command, filepath.EvalSymlinks)
 	var err error
-	if g.mailbox, err = openMailbox(k.opt.NotifyDir, number); err != nil {
+	if g.mailbox, err = openMailbox(k.opt.NotifyDir, k.mailNumbers(number)...); err != nil {
 		return nil, fmt.Errorf("open a notification socket for the program: %w", err)
 	}
 	if err := k.launch(g); err != nil {
@@ -96,15 +98,15 @@ func (k *keeper) spawn(number int, app App, exe string) (*generation, error) {
 // launch executes the program of g.
 func (k *keeper) launch(g *generation) error {
 	passing := g.app.Passing
-	passing.generation = g.number
-	p, err := passing.arrange(append(slices.Clone(k.sockets), k.stored...), g.app.Command, k.environ(g))
+	passing.generation, passing.worker = g.number, g.slot+1
+	p, err := passing.arrange(k.socketsFor(g.slot), g.app.Command, k.environ(g))
 	if err != nil {
 		return fmt.Errorf("arrange the program's sockets: %w", err)
 	}
 	if passing.Nginx {
 		// nginx uses an inherited socket as it is, and accepts from it with several workers: with one that blocks, all
 		// but one of them would hang in accept(2) at each connection.
-		for _, s := range k.sockets {
+		for _, s := range k.socketsFor(g.slot) {
 			if err := netfd.SetNonblock(s.FD); err != nil {
 				return fmt.Errorf("make socket %q non-blocking: %w", s.Name, err)
 			}
@@ -149,7 +151,7 @@ func (k *keeper) follow(g *generation) {
 	g.giveUp = giveUp
 	w := witness{
 		Band: g.band(), Generation: g.number, Ready: g.said, Ended: g.group.LeaderDone(),
-		Dropped: g.mailbox.Dropped, Run: k.reaper.run, Env: g.program.Env, Alone: k.serving == nil || k.serving.isGone(),
+		Dropped: g.mailbox.Dropped, Run: k.reaper.run, Env: g.program.Env, Alone: !k.several() && (k.serving == nil || k.serving.isGone()),
 	}
 	g.wg.Go(func() {
 		if err := g.app.Readiness.wait(waiting, w); err != nil {

@@ -22,7 +22,9 @@ import (
 //	                   └───aborting◀────┴────────────────┘
 //
 // A process group is a generation. The one that serves is serving, the one that
-// shall serve is next, and the one that served is old until it has ended.
+// shall serve is next, and the one that served is old until it has ended. With
+// Options.Workers a generation has several groups, each in a slot of its own: serving is
+// the one in the first slot, and crew has the others.
 type keeper struct {
 	opt      Options
 	app      App // of the last committed generation
@@ -46,6 +48,7 @@ type keeper struct {
 	serving *generation
 	next    *generation
 	old     *generation
+	crew    crew
 
 	armed    *control.Arm
 	armTimer *time.Timer
@@ -66,6 +69,7 @@ type keeper struct {
 	stopped  bool // the service stops
 	finished bool
 	end      Exit // how this process shall end
+	settled  bool // nothing changes end any more
 
 	signals  []chan os.Signal
 	news     chan news
@@ -112,13 +116,16 @@ func Run(o Options) (Exit, error) {
 // begin starts the first generation.
 func (k *keeper) begin() error {
 	k.number, k.phase = 1, control.Starting
-	g, err := k.spawn(k.number, k.app, "")
-	if err != nil {
-		return err
+	for slot := range k.slots() {
+		g, err := k.spawn(slot, k.number, k.app, "")
+		if err != nil {
+			k.killAll()
+			return err
+		}
+		g.setDeadline(g.app.ReadyTimeout)
+		k.seat(g)
 	}
-	k.serving = g
 	k.closeStored()
-	g.setDeadline(g.app.ReadyTimeout)
 	k.server.Own() // a status tells that it starts
 	return nil
 }
@@ -126,6 +133,7 @@ func (k *keeper) begin() error {
 func (k *keeper) run() {
 	for !k.finished {
 		k.publish()
+		due := k.crew.due()
 		select {
 		case f := <-k.calls:
 			f()
@@ -151,11 +159,16 @@ func (k *keeper) run() {
 			k.expired(k.next)
 		case <-k.old.expiry():
 			k.expired(k.old)
+		case <-due.expiry():
+			k.expired(due)
+		case <-k.crew.pauseOver():
+			k.mend()
 		case <-k.armExpiry():
 			k.disarm()
 		case <-k.heartbeat():
 			k.courier.say(heartbeat)
 		}
+		k.lookAfter()
 		k.renewAtRest()
 	}
 	close(k.deaf)
@@ -201,9 +214,16 @@ func (k *keeper) isReady(g *generation) {
 	g.readyAt = time.Now()
 	g.clearDeadline()
 	switch {
+	case g == k.next && k.crew.roll != nil:
+		k.rolled()
 	case g == k.next:
 		k.held()
-	case g == k.serving && k.phase == control.Starting:
+	case !k.isWorker(g):
+	case k.phase != control.Starting:
+		k.joined(g)
+	case !k.allReady():
+		k.tellSystemd()
+	default:
 		k.phase = control.Idle
 		if !k.nobody.IsZero() { // a handoff has failed, but for that nobody would have waited
 			last := *k.last
@@ -225,9 +245,13 @@ func (k *keeper) isUnfit(g *generation, why error) {
 	}
 	switch {
 	case !g.readyAt.IsZero() || g.stopping || g.isOver():
+	case g == k.next && k.crew.roll != nil:
+		k.rollFailed(reason, why.Error(), nil)
 	case g == k.next:
 		k.undo(reason, why.Error())
-	case g == k.serving:
+	case k.isWorker(g) && k.phase != control.Starting:
+		k.neverReady(g, why)
+	case k.isWorker(g):
 		k.events.Logger().Error("wait for the program to be ready", "error", why)
 		k.fail()
 	}
@@ -245,14 +269,16 @@ func (k *keeper) leaderEnded(g *generation) {
 	alone := !g.stopping
 	g.orphan()
 	switch {
+	case g == k.next && k.crew.roll != nil:
+		k.rollLost(g)
 	case g == k.next && k.undecided():
 		k.lost(g)
-	case g != k.serving:
+	case !k.isWorker(g):
 	case k.stopped:
-		if k.end == (Exit{}) {
-			k.end = g.exit()
-		}
+		k.endsAs(g.exit())
 	case !alone: // it makes room
+	case k.several() && k.phase != control.Starting:
+		k.workerDied(g)
 	case k.attempt != nil && k.old != nil && !k.old.isGone():
 		k.fallBack(g)
 	default:
@@ -277,7 +303,8 @@ func (k *keeper) died(g *generation) {
 // process's exit and by nothing before: it would take STOPPING=1 for a stop that
 // somebody wanted.
 func (k *keeper) wane(end Exit) {
-	k.stopped, k.phase, k.end = true, control.Stopping, end
+	k.stopped, k.phase, k.end, k.settled = true, control.Stopping, end, true
+	k.crew.roll = nil
 	k.tellSystemd()
 	for _, g := range k.groups() { // nobody serves until all have ended
 		g.end(g.app.Stop, killGrace)
@@ -297,10 +324,18 @@ func (k *keeper) ended(g *generation) {
 		}
 	case k.old:
 		k.old = nil
-		k.attempt = nil
+		k.lastLeft()
 		k.tellSystemd()
-	case k.serving:
-		k.madeRoom()
+	default:
+		switch {
+		case k.crew.left(g):
+			k.lastLeft()
+			k.tellSystemd()
+		case k.several() && k.isWorker(g):
+			k.workerGone(g)
+		case g == k.serving:
+			k.madeRoom()
+		}
 	}
 	k.checkFinished()
 }
@@ -318,17 +353,21 @@ func (k *keeper) stop() {
 	// was not systemd that said so.
 	k.said = k.statusText()
 	k.courier.say("STOPPING=1", "STATUS="+k.said)
-	switch {
-	case !k.serving.stopping:
-		k.tellDrain(k.serving)
-	case k.serving.isOver(): // to make room, for a program that is not wanted any more
-		k.end = Exit{cldExited, 0}
-	}
-	for _, g := range []*generation{k.serving, k.old} {
-		if g != nil {
-			g.end(g.app.Stop, g.app.DrainTimeout) // not later than that, whatever it has asked for
+	for _, g := range k.workers() {
+		switch {
+		case !g.stopping:
+			k.tellDrain(g)
+		case g.isOver() && !k.several(): // to make room, for a program that is not wanted any more
+			k.end = Exit{cldExited, 0}
 		}
 	}
+	for _, g := range append(k.workers(), k.leaving()...) {
+		g.end(g.app.Stop, g.app.DrainTimeout) // not later than that, whatever it has asked for
+	}
+	if g := k.next; g != nil && k.crew.roll != nil {
+		g.end(g.app.Stop, killGrace)
+	}
+	k.crew.roll = nil
 	k.checkFinished()
 }
 
@@ -338,6 +377,7 @@ func (k *keeper) quit() {
 	if k.end == (Exit{}) {
 		k.end = Exit{cldExited, 0}
 	}
+	k.settled = true
 	for _, g := range k.groups() {
 		g.kill()
 	}
@@ -345,13 +385,22 @@ func (k *keeper) quit() {
 
 // groups are the generations that have processes.
 func (k *keeper) groups() []*generation {
-	return slices.DeleteFunc([]*generation{k.serving, k.next, k.old}, func(g *generation) bool { return g == nil || g.isGone() })
+	return slices.DeleteFunc(k.all(), (*generation).isGone)
+}
+
+// all are the generations that are not yet forgotten.
+func (k *keeper) all() []*generation {
+	all := append(k.workers(), k.leaving()...)
+	if k.next != nil {
+		all = append(all, k.next)
+	}
+	return all
 }
 
 // checkFinished: the service has stopped when of every group the end was told.
 func (k *keeper) checkFinished() {
-	over := func(g *generation) bool { return g == nil || g.shut }
-	k.finished = k.finished || k.stopped && over(k.serving) && over(k.next) && over(k.old)
+	lives := func(g *generation) bool { return !g.shut }
+	k.finished = k.finished || k.stopped && !slices.ContainsFunc(k.all(), lives)
 }
 
 // expired: the deadline of a generation has come.
@@ -379,10 +428,8 @@ func (k *keeper) armExpiry() <-chan time.Time {
 func (k *keeper) close() {
 	k.phase = control.Exited
 	k.publish()
-	for _, g := range []*generation{k.serving, k.next, k.old} {
-		if g != nil {
-			g.close()
-		}
+	for _, g := range k.all() {
+		g.close()
 	}
 	k.release()
 	for _, c := range k.signals {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,18 +56,22 @@ const (
 	mailFDs = 253
 )
 
-// openMailbox binds the socket: notify-GENERATION.sock in dir, for this user alone, or
-// an abstract one when dir is empty. The name of an abstract socket is no secret, /proc/net/unix has it, and
+// openMailbox binds the socket: notify-GENERATION.sock in dir, or notify-7-3.sock for the numbers 7 and 3, for
+// this user alone, or an abstract one when dir is empty. The name of an abstract socket is no secret, /proc/net/unix has it, and
 // everybody in the network namespace may send to it; in either case it is
 // the sender's credentials that count. Nothing is read until listen.
-func openMailbox(dir string, generation int) (*mailbox, error) {
+func openMailbox(dir string, numbers ...int) (*mailbox, error) {
 	path := ""
 	if dir == "" {
 		var name [16]byte
 		rand.Read(name[:]) // never fails since Go 1.24
 		path = "@zdt-notify-" + hex.EncodeToString(name[:])
 	} else {
-		path = filepath.Join(dir, fmt.Sprintf("notify-%d.sock", generation))
+		name := "notify"
+		for _, n := range numbers {
+			name += "-" + strconv.Itoa(n)
+		}
+		path = filepath.Join(dir, name+".sock")
 	}
 	fd, err := bindMailbox(path)
 	if err != nil {

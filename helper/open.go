@@ -51,7 +51,8 @@ func newKeeper(o Options) *keeper {
 	exe, _ := os.Executable() // for people
 	n := sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}
 	return &keeper{
-		opt: o, app: o.App.Defaults(), exe: exe, notifier: n, courier: startCourier(n), started: time.Now(),
+		crew: crew{others: make([]*generation, max(0, o.Workers-1))},
+		opt:  o, app: o.App.Defaults(), exe: exe, notifier: n, courier: startCourier(n), started: time.Now(),
 		events: journal.NewLog(o.Service, journal.NewWriter(journal.DefaultSocket), o.Logger), watchers: control.Watchers{},
 		news: make(chan news), calls: make(chan func()), deaf: make(chan struct{}),
 	}
@@ -118,9 +119,9 @@ func (k *keeper) bind(l Listen) error {
 
 // environ is what a generation's environment has besides the unit's.
 func (k *keeper) environ(g *generation) []string {
-	env := append(listenfds.Strip(g.app.Environ, "NOTIFY_SOCKET", "WATCHDOG_USEC", "ZDT_TAKEOVER", "ZDT_GENERATION", "ZDT_CONTROL_SOCKET"),
+	env := append(listenfds.Strip(g.app.Environ, "NOTIFY_SOCKET", "WATCHDOG_USEC", "ZDT_TAKEOVER", "ZDT_GENERATION", "ZDT_WORKER", "ZDT_CONTROL_SOCKET"),
 		"NOTIFY_SOCKET="+g.mailbox.Path(),
-		"ZDT_GENERATION="+strconv.Itoa(g.number),
+		"ZDT_GENERATION="+strconv.Itoa(g.number), "ZDT_WORKER="+strconv.Itoa(g.slot+1),
 		// For a program that hands over by itself when nobody does it for it.
 		"ZDT_CONTROL_SOCKET=-")
 	if k.watchdog > 0 {
@@ -140,6 +141,7 @@ func (k *keeper) release() {
 	for _, s := range k.sockets {
 		netfd.Close(s.FD)
 	}
+	k.closeQueues()
 	k.closeStored()
 	k.courier.Close()
 	k.events.Close()

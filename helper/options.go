@@ -22,6 +22,12 @@ type Options struct {
 	NotifyDir string
 	// Listen are bound unless sockets of their names were inherited.
 	Listen []Listen
+	// Workers is how many groups of the program there are side by side; less than 2: one. All inherit the
+	// same sockets, unless ReusePort.
+	Workers int
+	// ReusePort gives each worker TCP and UDP sockets of its own to the same addresses (SO_REUSEPORT), each with
+	// a queue of its own. They stay the slot's, and open, for the helper's life.
+	ReusePort bool
 	// HoldTimeout bounds the time a READY group waits for commit or abort when
 	// whoever armed the handoff set no bound of its own.
 	HoldTimeout time.Duration

@@ -28,16 +28,16 @@ type Socket struct {
 //
 // Besides, {fd:NAME} in an argument or in a variable's value becomes the number of
 // the descriptor, {port:NAME} the port and {addr:NAME} the whole address of the
-// socket of that name. To be meant literally, the brace in front of fd:, port:
-// or addr: is written twice: {{fd:http} becomes {fd:http}. Any other brace is
-// left alone.
+// socket of that name; {worker} becomes the number of the worker, from 1. To be
+// meant literally, the brace in front of fd:, port:, addr: or worker} is written
+// twice: {{fd:http} becomes {fd:http}. Any other brace is left alone.
 type Passing struct {
 	// Systemd is sd_listen_fds(3): LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES.
 	Systemd bool
 	// ServerStarter is SERVER_STARTER_PORT, "127.0.0.1:80=3;/run/web.sock=4", and
 	// SERVER_STARTER_GENERATION. It knows stream sockets only.
 	ServerStarter bool
-	// Einhorn is EINHORN_FDS, EINHORN_FD_COUNT, EINHORN_FD_0 … and EINHORN_FD_FAMILY_0 ….
+	// Einhorn is EINHORN_FDS, EINHORN_FD_COUNT, EINHORN_FD_0 …, EINHORN_FD_FAMILY_0 … and EINHORN_CHILD_INDEX.
 	// EINHORN_MASTER_PID and EINHORN_SOCK_PATH are not set: they promise a
 	// control socket that takes acknowledgements, and a program that finds the first and
 	// not the second refuses to start. It knows stream sockets only.
@@ -52,6 +52,7 @@ type Passing struct {
 	Stdin string
 
 	generation int // SERVER_STARTER_GENERATION
+	worker     int // EINHORN_CHILD_INDEX, which counts from 0; 0: there is none
 }
 
 // envGroup marks the processes of one group, see group.Kill.
@@ -106,7 +107,7 @@ func (p Passing) arrange(sockets []Socket, argv, env []string) (program, error) 
 		return program{}, fmt.Errorf("pass a socket as descriptor 0: %w", noSuchName(all, p.Stdin))
 	}
 	for i, arg := range argv {
-		expanded, err := expand(arg, all)
+		expanded, err := expand(arg, all, p.worker)
 		if err != nil {
 			return program{}, fmt.Errorf("argument %d %q: %w", i, arg, err)
 		}
@@ -118,7 +119,7 @@ func (p Passing) arrange(sockets []Socket, argv, env []string) (program, error) 
 		}
 		name, value, ok := strings.Cut(kv, "=")
 		if ok && value != ownPID {
-			expanded, err := expand(value, all)
+			expanded, err := expand(value, all, p.worker)
 			if err != nil {
 				return program{}, fmt.Errorf("variable %s: %w", name, err)
 			}
@@ -170,6 +171,9 @@ func (p Passing) variables(all []given) ([]string, error) {
 	if p.ServerStarter && len(starter) > 0 {
 		env = append(env, "SERVER_STARTER_PORT="+strings.Join(starter, ";"), "SERVER_STARTER_GENERATION="+strconv.Itoa(p.generation))
 	}
+	if p.Einhorn && p.worker > 0 {
+		env = append(env, "EINHORN_CHILD_INDEX="+strconv.Itoa(p.worker-1))
+	}
 	if p.Einhorn && len(einhorn) > 0 {
 		env = append(env, "EINHORN_FD_COUNT="+strconv.Itoa(len(einhorn)), "EINHORN_FDS="+strings.Join(einhorn, " "))
 	}
@@ -193,11 +197,13 @@ func (g given) family() string {
 	}
 }
 
-// placeholders are what may stand between { and the name.
-var placeholders = [...]string{"fd:", "port:", "addr:"}
+// placeholders are what may stand between { and the name. The last has none.
+var placeholders = [...]string{"fd:", "port:", "addr:", placeWorker}
+
+const placeWorker = "worker}"
 
 // expand replaces the placeholders in text.
-func expand(text string, all []given) (string, error) {
+func expand(text string, all []given, worker int) (string, error) {
 	var out strings.Builder
 	for {
 		before, rest, found := strings.Cut(text, "{")
@@ -214,6 +220,11 @@ func expand(text string, all []given) (string, error) {
 		if kind == "" {
 			out.WriteByte('{')
 			text = rest
+			continue
+		}
+		if kind == placeWorker {
+			out.WriteString(strconv.Itoa(max(1, worker)))
+			text = rest[len(kind):]
 			continue
 		}
 		name, after, closed := strings.Cut(rest[len(kind):], "}")

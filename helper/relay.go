@@ -17,6 +17,7 @@ const (
 	roleCandidate             // beside the one that serves, until the commit
 	roleServing
 	roleDraining // told to stop, by the commit or with the unit
+	roleBeside   // serves, one of several: their heartbeats are the service's together, and one can be ended without the others
 )
 
 // standing is how matters are when a generation says something.
@@ -45,9 +46,11 @@ type decision struct {
 	HasStatus bool
 	// Trouble is what it says went wrong (ERRNO=2 …), for the report of an abort.
 	Trouble string
-	// Broken: it wants to be ended (WATCHDOG=trigger). Only of a candidate, which is to be aborted, and of one that drains, which
-	// is to be killed. systemd would end the one that serves with them.
+	// Broken: it wants to be ended (WATCHDOG=trigger). Only of a candidate, which is to be aborted, of one that drains, which
+	// is to be killed, and of one of several workers. systemd would end all that serve with them.
 	Broken bool
+	// Beat: a heartbeat of one of several workers.
+	Beat bool
 	// Extend is for the helper's own deadline for this generation, that to be READY or that to be gone: it
 	// is not to come earlier than in Extend from now. Zero: not asked for.
 	Extend time.Duration
@@ -79,7 +82,7 @@ const (
 //   - STATUS= and errors become text in what the helper says. Errors (ERRNO=, BUSERROR=,
 //     VARLINKERROR=) go to systemd too, from the generation that the unit is about.
 //   - WATCHDOG=1 is the heartbeat of the service: the one that serves has it alone. A candidate
-//     that beats would hide that the one that serves does not.
+//     that beats would hide that the one that serves does not. Of several workers all have to beat for one to systemd.
 //   - WATCHDOG_USEC= and RESTART_RESET=1 change the unit. From a candidate they wait for the commit.
 //   - EXTEND_TIMEOUT_USEC= goes to systemd where systemd's clock runs for what this generation does: at
 //     the start and stop of the unit, and while it serves (RuntimeMaxSec=). systemd extends
@@ -110,7 +113,7 @@ func relay(n notice, s standing) decision {
 	}
 
 	// unit: what it says is about the unit. goes is where such a word goes.
-	unit := s.Role == roleStarting || s.Role == roleServing
+	unit := s.Role == roleStarting || s.Role == roleServing || s.Role == roleBeside
 	goes := &d.Now
 	switch s.Role {
 	case roleCandidate:
@@ -148,11 +151,13 @@ func relay(n notice, s standing) decision {
 
 	switch {
 	case n.says("WATCHDOG", "trigger"):
-		if unit {
+		if unit && s.Role != roleBeside {
 			pass(&d.Now, "WATCHDOG", "trigger")
 		} else {
 			d.Broken, used["WATCHDOG"] = true, true
 		}
+	case n.says("WATCHDOG", "1") && s.Role == roleBeside:
+		d.Beat, used["WATCHDOG"] = true, true
 	case n.says("WATCHDOG", "1") && s.Role == roleServing:
 		pass(&d.Now, "WATCHDOG", "1")
 	}
@@ -167,7 +172,7 @@ func relay(n notice, s standing) decision {
 		if s.Stopping || unit {
 			pass(&d.Now, "EXTEND_TIMEOUT_USEC", v)
 		}
-		if s.Stopping || s.Role != roleServing {
+		if s.Stopping || s.Role != roleServing && s.Role != roleBeside {
 			d.Extend, used["EXTEND_TIMEOUT_USEC"] = extension(v), true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -54,9 +55,9 @@ func CheckState(args []string) {
 // listenFDs is where a program finds the first descriptor that it was given.
 const listenFDs = 3
 
-// atRest reports whether there is only the group that serves.
+// atRest reports whether there is only the group that serves, or all workers do.
 func (k *keeper) atRest() bool {
-	return k.phase == control.Idle && k.next == nil && k.old == nil && k.armed == nil && !k.serving.stopping && !k.serving.isOver()
+	return k.phase == control.Idle && k.next == nil && len(k.leaving()) == 0 && k.armed == nil && k.allReady()
 }
 
 // renew begins to become a newer helper: SIGHUP. While a handoff is under way it
@@ -151,16 +152,39 @@ func (k *keeper) renewalDone() <-chan error {
 
 // state is what the next helper needs, but for what become adds.
 func (k *keeper) state() state {
-	g := k.serving
-	return state{
-		Format: stateFormat, Number: k.number, App: k.app, Sockets: k.sockets, Bound: k.bound, Control: k.server.FD(),
-		Serving: servingState{
-			App: g.app, Pinned: g.pinned, Exe: g.exe, Leader: g.leader(), PIDFD: g.group.pidfd, Marker: g.group.marker,
-			Mailbox: 0, MailPath: g.mailbox.Path(), Started: g.started, Ready: g.readyAt, Words: g.words,
-		},
-		Last: k.last, Attempts: k.attempts, Refused: k.refused, Refusal: k.refusal, TookOver: k.tookOver,
+	s := state{
+		Number: k.number, App: k.app, Sockets: k.sockets, Bound: k.bound, Control: k.server.FD(),
+		Serving: k.serving.state(),
+		Last:    k.last, Attempts: k.attempts, Refused: k.refused, Refusal: k.refusal, TookOver: k.tookOver,
 		Renewals: k.renewals + 1, Watchdog: k.watchdog, IgnoreSIGPIPE: k.ignoreSIGPIPE,
+		Starts: k.crew.starts, Restarts: k.crew.restarts, Queues: k.crew.queues,
 	}
+	for _, g := range k.crew.others {
+		s.Crew = append(s.Crew, g.state())
+	}
+	s.Format = s.format()
+	return s
+}
+
+// state is what the next helper needs of g, but for its mailbox.
+func (g *generation) state() servingState {
+	return servingState{
+		Number: g.number, App: g.app, Pinned: g.pinned, Exe: g.exe, Leader: g.leader(), PIDFD: g.group.pidfd, Marker: g.group.marker,
+		Mailbox: 0, MailPath: g.mailbox.Path(), Started: g.started, Ready: g.readyAt, Words: g.words,
+	}
+}
+
+// regain makes of s the group that it was, but for its mailbox.
+func (s state) regain(slot int) *generation {
+	v := s.groups()[slot]
+	g := &generation{
+		number: v.Number, slot: slot, app: v.App, asked: s.App, pinned: v.Pinned, exe: v.Exe, started: v.Started, readyAt: v.Ready, words: v.Words,
+		beat: true, said: make(chan struct{}), ports: ports(s.Sockets), group: resumeGroup(v.Leader, v.PIDFD, v.Marker),
+	}
+	if g.number == 0 {
+		g.number = s.Number
+	}
+	return g
 }
 
 // become executes path in this process. It returns only if that fails, and then
@@ -182,29 +206,46 @@ func (k *keeper) become(path string) error {
 		}
 	}
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
-	g := k.serving
 	k.leaveControl()
-	fd, last, err := g.mailbox.detach()
-	unheard := k.hearOut(g)
-	for _, n := range last {
-		k.noticed(g, n)
-	}
+	mail, unheard, err := k.closeMail()
 	k.reaper.leave() // before the look: who is reaped here cannot be reaped by the next helper
 	switch {
 	case err != nil:
-	case g.isOver():
+	case slices.ContainsFunc(k.workers(), (*generation).isOver):
 		err = errors.New("the program has ended meanwhile")
 	case k.armed != nil: // by a request that was on its way; the next helper would not know of it
 		k.wanted = true
 		err = errors.New("a handoff was prepared meanwhile; it is tried again after that")
 	}
 	k.courier.Close() // what was said is said before the next helper speaks
-	s.Serving.Words = g.words
 	if err == nil {
-		s.Serving.Mailbox = fd
+		for i, g := range k.workers() {
+			of := &s.Serving
+			if i > 0 {
+				of = &s.Crew[i-1]
+			}
+			of.Words, of.Mailbox = g.words, mail[i]
+		}
 		err = k.execute(path, s)
 	}
-	return errors.Join(err, k.comeBack(s, fd, unheard))
+	return errors.Join(err, k.comeBack(s, mail, unheard))
+}
+
+// closeMail ends the reading of what the workers say, and acts on all that they have said. It returns
+// the sockets, -1 for one that is lost, and the other news that came meanwhile.
+func (k *keeper) closeMail() (mail []int, unheard []news, err error) {
+	for _, g := range k.workers() {
+		fd, last, failed := g.mailbox.detach()
+		if failed != nil {
+			fd, err = -1, errors.Join(err, failed)
+		}
+		mail = append(mail, fd)
+		unheard = append(unheard, k.hearOut(g)...)
+		for _, n := range last {
+			k.noticed(g, n)
+		}
+	}
+	return mail, unheard, err
 }
 
 // hearOut acts on what the program had said before its mailbox was detached and nobody
@@ -215,8 +256,8 @@ func (k *keeper) hearOut(g *generation) (others []news) {
 		switch {
 		case n.from == g && n.silent:
 			return others
-		case n.from == g && n.notice != nil:
-			k.noticed(g, *n.notice)
+		case n.notice != nil:
+			k.noticed(n.from, *n.notice)
 		default:
 			others = append(others, n)
 		}
@@ -261,10 +302,10 @@ func (k *keeper) leaveControl() {
 }
 
 // comeBack takes up again what become had let go.
-func (k *keeper) comeBack(s state, mail int, unheard []news) error {
+func (k *keeper) comeBack(s state, mail []int, unheard []news) error {
 	var errs []error
 	k.courier = startCourier(k.notifier)
-	r, err := startReaper(k.serving.group)
+	r, err := startReaper(groupsOf(k.workers())...)
 	if err == nil {
 		k.reaper = r
 	}
@@ -277,8 +318,10 @@ func (k *keeper) comeBack(s state, mail int, unheard []news) error {
 		}
 		errs = append(errs, err)
 	}
-	if mail >= 0 {
-		errs = append(errs, k.hearAgain(k.serving, mail))
+	for i, g := range k.workers() {
+		if mail[i] >= 0 {
+			errs = append(errs, k.hearAgain(g, mail[i]))
+		}
 	}
 	k.watch()
 	for _, n := range unheard {
@@ -321,23 +364,25 @@ func resume(o Options, fd int) (*keeper, error) {
 	if k.server, err = k.adoptControl(s.Control); err != nil {
 		return nil, err
 	}
-	v := s.Serving
-	g := &generation{
-		number: s.Number, app: v.App, asked: s.App, pinned: v.Pinned, exe: v.Exe, started: v.Started, readyAt: v.Ready, words: v.Words,
-		said: make(chan struct{}), ports: ports(k.sockets),
+	k.crew = crew{others: make([]*generation, len(s.Crew)), starts: s.Starts, restarts: s.Restarts, queues: s.Queues}
+	groups := s.groups()
+	for slot := range groups {
+		k.seat(s.regain(slot))
 	}
-	k.serving = g
-	if k.reaper, g.group, err = resumeReaper(v.Leader, v.PIDFD, v.Marker); err != nil {
+	// All are in the table before the first child is reaped.
+	if k.reaper, err = startReaper(groupsOf(k.workers())...); err != nil {
 		return nil, err
 	}
-	k.follow(g)
-	if g.mailbox, err = adoptMailbox(v.Mailbox, v.MailPath); err == nil {
-		if err = g.mailbox.listen(g.band()); err == nil {
-			k.listenTo(g)
+	for slot, g := range k.workers() {
+		k.follow(g)
+		if g.mailbox, err = adoptMailbox(groups[slot].Mailbox, groups[slot].MailPath); err == nil {
+			if err = g.mailbox.listen(g.band()); err == nil {
+				k.listenTo(g)
+			}
 		}
-	}
-	if err != nil {
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
 	}
 	k.watch()
 	for _, sig := range s.Signals {
@@ -355,12 +400,17 @@ func (k *keeper) adoptControl(fd int) (*control.Server, error) {
 	return control.Adopt(fd, k.opt.ControlSocket, runtime)
 }
 
-// resumeReaper begins to reap with a group that an earlier helper has started. It
-// is in the table before the first child is reaped.
-func resumeReaper(leader, pidfd int, marker string) (*reaper, *group, error) {
-	g := &group{leader: leader, marker: marker, pidfd: pidfd, leaderDone: make(chan struct{}), done: make(chan struct{})}
-	r, err := startReaper(g)
-	return r, g, err
+// resumeGroup is a group that an earlier helper has started, for startReaper.
+func resumeGroup(leader, pidfd int, marker string) *group {
+	return &group{leader: leader, marker: marker, pidfd: pidfd, leaderDone: make(chan struct{}), done: make(chan struct{})}
+}
+
+func groupsOf(all []*generation) []*group {
+	var groups []*group
+	for _, g := range all {
+		groups = append(groups, g.group)
+	}
+	return groups
 }
 
 // stateFD is the descriptor with the state of an earlier helper; -1: there was none.

@@ -49,7 +49,9 @@ func (k *keeper) signal(s os.Signal) {
 	case syscall.SIGTERM, syscall.SIGINT:
 		k.stop()
 	default:
-		k.serving.group.Signal(s.(syscall.Signal))
+		for _, g := range k.workers() {
+			g.group.Signal(s.(syscall.Signal))
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"syscall"
@@ -22,8 +23,11 @@ import (
 // know it, before anything has changed.
 const stateFormat = 1
 
+// crewFormat is that of a helper with several workers, which one that knows stateFormat alone would forget.
+const crewFormat = 2
+
 // state is what a helper leaves to the one that is executed in its place. Descriptors keep
-// their numbers. Only a helper at rest leaves one: one group serves, and no other is there.
+// their numbers. Only a helper at rest leaves one: one group serves, or all workers do, and no other is there.
 type state struct {
 	Format  int              `json:"format"`
 	Number  int              `json:"number"`
@@ -32,6 +36,7 @@ type state struct {
 	Bound   int              `json:"bound"`
 	Control int              `json:"control"` // -1: no control socket
 	Serving servingState     `json:"serving"`
+	Crew    []servingState   `json:"crew,omitempty"`    // the workers but the first
 	Signals []syscall.Signal `json:"signals,omitempty"` // received and not yet acted on
 
 	Last          *control.Outcome `json:"last,omitempty"`
@@ -42,10 +47,15 @@ type state struct {
 	Renewals      int              `json:"renewals"`
 	Watchdog      time.Duration    `json:"watchdog,omitempty"`
 	IgnoreSIGPIPE bool             `json:"ignore_sigpipe,omitempty"`
+
+	Starts   int           `json:"starts,omitempty"`
+	Restarts int           `json:"restarts,omitempty"`
+	Queues   map[int][]int `json:"queues,omitempty"`
 }
 
-// servingState is the generation that serves.
+// servingState is a group that serves.
 type servingState struct {
+	Number   int       `json:"number,omitempty"` // 0: the state's
 	App      App       `json:"app"`
 	Pinned   []string  `json:"pinned"` // App.Command as it was executed
 	Exe      string    `json:"exe"`
@@ -62,10 +72,12 @@ type servingState struct {
 // check finds what a helper could not go on with.
 func (s state) check() error {
 	switch {
-	case s.Format != stateFormat:
-		return fmt.Errorf("the state has format %d, this zdt knows %d", s.Format, stateFormat)
-	case s.Number < 1 || s.Serving.Leader <= 1 || s.Serving.Exe == "" || len(s.Serving.Pinned) == 0:
+	case s.Format != s.format():
+		return fmt.Errorf("the state has format %d, this zdt knows %d, and %d of several workers", s.Format, stateFormat, crewFormat)
+	case s.Number < 1 || slices.ContainsFunc(s.groups(), servingState.bad):
 		return errors.New("the state names no program that serves")
+	case slices.ContainsFunc(slices.Collect(maps.Values(s.Queues)), func(fds []int) bool { return len(fds) != len(s.Crew) }):
+		return errors.New("the state has sockets of other workers than there are")
 	case slices.ContainsFunc(s.descriptors(), func(fd int) bool { return fd < 0 }):
 		return errors.New("the state lacks a descriptor")
 	case s.Bound < 0 || s.Bound > len(s.Sockets):
@@ -74,9 +86,29 @@ func (s state) check() error {
 	return nil
 }
 
+// format is the one that the state has to have.
+func (s state) format() int {
+	if len(s.Crew) > 0 {
+		return crewFormat
+	}
+	return stateFormat
+}
+
+// groups are those that serve, in the order of their slots.
+func (s state) groups() []servingState { return append([]servingState{s.Serving}, s.Crew...) }
+
+// bad: it is none.
+func (s servingState) bad() bool { return s.Leader <= 1 || s.Exe == "" || len(s.Pinned) == 0 }
+
 // descriptors are those that go on to the next helper.
 func (s state) descriptors() []int {
-	fds := []int{s.Serving.PIDFD, s.Serving.Mailbox}
+	var fds []int
+	for _, g := range s.groups() {
+		fds = append(fds, g.PIDFD, g.Mailbox)
+	}
+	for _, own := range s.Queues {
+		fds = append(fds, own...)
+	}
 	if s.Control != -1 {
 		fds = append(fds, s.Control)
 	}

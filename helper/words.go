@@ -28,18 +28,23 @@ func (k *keeper) noticed(g *generation, n notice) {
 	}
 	// A candidate has no say in how long a decision about it may take, nor in how
 	// long it is still there when it is not wanted.
-	if d.Extend > 0 && g.timer != nil && (g != k.next || k.phase == control.Forked) {
+	if d.Extend > 0 && g.timer != nil && (g != k.next || k.phase == control.Forked || k.crew.roll != nil) {
 		g.extend(d.Extend)
 	}
 	k.courier.pass(d.Now)
 	if !g.later.add(d.Later) {
 		g.dropped++
 	}
+	if d.Beat {
+		k.beats(g)
+	}
 	switch {
 	case !d.Broken:
+	case g == k.next && k.crew.roll != nil:
+		k.rollFailed(journal.ReasonHealth, k.whose(g)+" asked to be ended (WATCHDOG=trigger)", nil)
 	case g == k.next && k.undecided():
 		k.undo(journal.ReasonHealth, "the candidate asked to be ended (WATCHDOG=trigger)")
-	case g.stopping:
+	case g.stopping || k.several():
 		g.kill()
 	}
 	if d.Barrier >= 0 {
@@ -51,7 +56,7 @@ func (k *keeper) noticed(g *generation, n notice) {
 // role is what g is to the unit.
 func (k *keeper) role(g *generation) role {
 	switch {
-	case g == k.serving && k.stopped && !g.readyAt.IsZero():
+	case k.isWorker(g) && k.stopped && !g.readyAt.IsZero():
 		return roleServing // nobody has taken over: what it saves at its end is for the unit's next start
 	case g.stopping:
 		return roleDraining
@@ -59,6 +64,10 @@ func (k *keeper) role(g *generation) role {
 		return roleCandidate
 	case k.phase == control.Starting:
 		return roleStarting
+	case g.readyAt.IsZero(): // one of several, started again
+		return roleCandidate
+	case k.several():
+		return roleBeside
 	}
 	return roleServing
 }
@@ -79,7 +88,7 @@ const heartbeat = "WATCHDOG=1"
 // the end of one and READY of the next. Each of these times has a bound. In all
 // others a program that hangs is systemd's business.
 func (k *keeper) heartbeat() <-chan time.Time {
-	absent := !k.stopped && (k.serving.stopping || k.phase == control.Starting && k.tookOver)
+	absent := !k.stopped && !k.several() && (k.serving.stopping || k.phase == control.Starting && k.tookOver)
 	switch {
 	case k.watchdog == 0 || !absent:
 		if k.beat != nil {

@@ -77,6 +77,26 @@ type Status struct {
 	Moves *Moves `json:"moves,omitempty"`
 	// EventsLost counts journal events that could not be written.
 	EventsLost uint64 `json:"events_lost,omitempty"`
+	// Workers are the processes that serve side by side under a helper; absent when there is but one. App is
+	// the first of them that serves, and Predecessor stays until the last one of before has ended.
+	Workers *Workers `json:"workers,omitempty"`
+}
+
+// Workers are the process groups of a helper that keeps several (zdt run --workers).
+type Workers struct {
+	Want     int      `json:"want"`
+	Ready    int      `json:"ready"`              // those that serve: READY, and not told to stop
+	Left     int      `json:"left,omitempty"`     // those that still have to be replaced in this handoff
+	Restarts int      `json:"restarts,omitempty"` // how often one was started again that had ended by itself
+	List     []Worker `json:"list"`
+}
+
+// Worker is one of them.
+type Worker struct {
+	Index      int  `json:"index"` // from 1
+	PID        int  `json:"pid"`   // of the first process; 0: it has ended
+	Generation int  `json:"generation"`
+	Ready      bool `json:"ready"` // it serves
 }
 
 // Helper is "zdt run" itself.

@@ -14,9 +14,22 @@ import (
 	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
-// writeTimeout bounds an answer: a client that does not read must not keep a
-// runtime from ending.
-const writeTimeout = time.Second
+// What clients may cost. A client is a descriptor and a goroutine of the runtime, and
+// in zdt run the service's user, whose program may be hostile, can be one.
+const (
+	// writeTimeout bounds an answer: a client that does not read must not keep a
+	// runtime from ending.
+	writeTimeout = time.Second
+	// requestTimeout is for the rest of a request whose first byte has come.
+	requestTimeout = 10 * time.Second
+	// idleTimeout is how long a client may be silent when no handoff is under way. zdt
+	// upgrade keeps its connection while it copies a release. A handoff that is held is decided
+	// over a connection that may have been silent for as long as it was held, up to a week.
+	idleTimeout = time.Hour
+	// maxClients is for root's, and once more for those of the service's user: they
+	// cannot keep root out.
+	maxClients = 64
+)
 
 // Runtime is what a Server asks of the runtime it speaks for. The functions are
 // called on the goroutines of the connections, several at once; a runtime runs
@@ -46,10 +59,13 @@ type Server struct {
 	raw      int               // the copy for the successor, or -1
 	gate     *gate.Gate
 
-	mu     sync.Mutex
-	conns  map[net.Conn]bool // true: a watcher
-	closed bool
-	wg     sync.WaitGroup
+	idle, request time.Duration // idleTimeout, requestTimeout
+
+	mu      sync.Mutex
+	conns   map[net.Conn]bool // true: a watcher
+	clients map[bool]int      // of those, that were let in; true: root's
+	closed  bool
+	wg      sync.WaitGroup
 }
 
 // Listen binds the control socket at path, for this user alone (mode 0600),
@@ -94,7 +110,10 @@ func Adopt(fd int, path string, r Runtime) (*Server, error) {
 }
 
 func newServer(path string, r Runtime) *Server {
-	return &Server{runtime: r, path: path, raw: -1, gate: gate.New(gate.Paused), conns: make(map[net.Conn]bool)}
+	return &Server{
+		runtime: r, path: path, raw: -1, gate: gate.New(gate.Paused), idle: idleTimeout, request: requestTimeout,
+		conns: make(map[net.Conn]bool), clients: make(map[bool]int),
+	}
 }
 
 func (s *Server) start(listener *net.UnixListener) {
@@ -177,8 +196,17 @@ func (s *Server) serve(conn *net.UnixConn) {
 		reply(conn, Response{Code: CodeDenied, Error: "only root and the service's own user may ask"})
 		return
 	}
+	root := peer.UID == 0
+	if !s.admit(root) {
+		reply(conn, Response{Code: CodeBusy, Error: fmt.Sprintf("%d clients are connected already: try again when one of them has gone", maxClients)})
+		return
+	}
+	defer s.leave(root)
 	r := bufio.NewReader(conn)
 	for {
+		if !s.await(conn, r) {
+			return
+		}
 		line, err := ReadLine(r)
 		if err != nil {
 			return
@@ -198,6 +226,64 @@ func (s *Server) serve(conn *net.UnixConn) {
 	}
 }
 
+func (s *Server) admit(root bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.clients[root] == maxClients {
+		return false
+	}
+	s.clients[root]++
+	return true
+}
+
+func (s *Server) leave(root bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clients[root]--
+}
+
+// await waits for the first byte of a request, and gives the rest of it its time.
+// It reports false when the connection is over.
+func (s *Server) await(conn net.Conn, r *bufio.Reader) bool {
+	for {
+		s.bound(conn, s.idle)
+		_, err := r.Peek(1)
+		switch {
+		case err == nil:
+			s.bound(conn, s.request)
+			return true
+		case !errors.Is(err, os.ErrDeadlineExceeded) || s.isClosed() || s.atRest():
+			return false
+		}
+	}
+}
+
+// bound is a read deadline in d from now, 0 for none. That of Close is for good.
+func (s *Server) bound(conn net.Conn, d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+	case d == 0:
+		conn.SetReadDeadline(time.Time{})
+	default:
+		conn.SetReadDeadline(time.Now().Add(d))
+	}
+}
+
+func (s *Server) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// atRest reports whether no handoff is prepared, under way or just done, so that no client
+// can be waiting for the moment to decide about one.
+func (s *Server) atRest() bool {
+	st := s.runtime.Answer(Request{Op: OpStatus}).Status
+	return st == nil || st.Armed == nil && st.Handoff == nil && st.Predecessor == nil
+}
+
 func reply(conn net.Conn, resp Response) error {
 	line, err := json.Marshal(resp)
 	if err != nil {
@@ -214,6 +300,7 @@ func (s *Server) watch(conn net.Conn) {
 	s.mu.Lock()
 	s.conns[conn] = true
 	s.mu.Unlock()
+	s.bound(conn, 0) // who watches has nothing more to say
 	stop, ok := s.runtime.Watch(updates)
 	if !ok {
 		return

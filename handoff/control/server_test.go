@@ -1,9 +1,11 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"net"
 	"os"
 	"path/filepath"
@@ -158,6 +160,104 @@ func TestServerOfNonsense(t *testing.T) {
 	if _, err := dialOrFail(t, path).Status(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// hungUp waits until the server has closed the connection.
+func hungUp(t *testing.T, conn net.Conn) {
+	t.Helper()
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if n, err := conn.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+}
+
+// Who says nothing is hung up on, and so is who does not finish a request. Who watches
+// stays, and who has a handoff to decide about.
+func TestServerBoundsIdleness(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		send   string
+		status Status
+	}{
+		{"nothing", "", Status{Phase: Idle}},
+		{"nothing more", "{\"op\":\"status\"}\n", Status{Phase: Idle}},
+		{"half a request", "{\"op\":", Status{Phase: Held, Handoff: &Handoff{TxID: "t"}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path, f := serverPath(t), &fakeRuntime{status: test.status}
+			s := listenOrFail(t, path, f)
+			defer s.Close(true)
+			s.idle, s.request = 20*time.Millisecond, 20*time.Millisecond
+			s.Open()
+			conn, err := net.Dial("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, test.send); err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasSuffix(test.send, "\n") {
+				if _, err := ReadLine(bufio.NewReader(conn)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hungUp(t, conn)
+		})
+	}
+	t.Run("a handoff is held", func(t *testing.T) {
+		path, f := serverPath(t), &fakeRuntime{status: Status{Phase: Held, Handoff: &Handoff{TxID: "t"}}}
+		s := listenOrFail(t, path, f)
+		s.idle = 5 * time.Millisecond
+		s.Open()
+		watcher, c := dialOrFail(t, path), dialOrFail(t, path)
+		next, stop := iter.Pull2(watcher.Watch(t.Context()))
+		defer stop()
+		if _, err, ok := next(); err != nil || !ok {
+			t.Fatal(err)
+		}
+		// Of the server's own asking, each time the silence was too long.
+		await(t, "a silence of several bounds", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return len(f.asked) > 10 })
+		if st, err := c.Status(t.Context()); err != nil || st.Phase != Held {
+			t.Errorf("%+v, %v", st, err)
+		}
+		f.set(Exited)
+		if st, err, _ := next(); err != nil || st.Phase != Exited {
+			t.Errorf("watched %+v, %v", st, err)
+		}
+		s.Close(true)
+	})
+}
+
+// There is an end to the number of clients, who is too many is told so, and there is room again when one has gone.
+func TestServerBoundsClients(t *testing.T) {
+	path, f := serverPath(t), &fakeRuntime{status: Status{Phase: Idle}}
+	s := listenOrFail(t, path, f)
+	defer s.Close(true)
+	s.Open()
+	var all []*Client
+	for range maxClients {
+		c := dialOrFail(t, path)
+		if _, err := c.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	var refused *Error
+	if _, err := dialOrFail(t, path).Status(t.Context()); !errors.As(err, &refused) || refused.Code != CodeBusy {
+		t.Errorf("one too many: %v", err)
+	}
+	// The other kind of client has room of its own.
+	if other := os.Geteuid() != 0; !s.admit(other) {
+		t.Errorf("no room for root=%t", other)
+	}
+	all[0].Close()
+	await(t, "room for another", func() bool {
+		c := dialOrFail(t, path)
+		defer c.Close()
+		_, err := c.Status(t.Context())
+		return err == nil
+	})
 }
 
 func TestServerWatch(t *testing.T) {

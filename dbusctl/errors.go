@@ -20,6 +20,8 @@ var (
 	ErrNotAuthorised = errors.New("not authorised")
 	// ErrBusy: another job of the unit is in the way.
 	ErrBusy = errors.New("another job is in progress")
+	// ErrUnitExists: a transient unit cannot have the name of one that there is.
+	ErrUnitExists = errors.New("there is such a unit already")
 	// ErrNoProcess: the unit has no main process that could be signalled.
 	ErrNoProcess = errors.New("no main process")
 )
@@ -118,6 +120,8 @@ func classify(name, unit string) (sentinel error, hint string) {
 		return ErrNoProcess, "systemctl status " + unit + " shows whether it runs"
 	case systemd + "TransactionIsDestructive", systemd + "TransactionJobsConflicting":
 		return ErrBusy, "wait for it to end; systemctl list-jobs shows it"
+	case systemd + "UnitExists":
+		return ErrUnitExists, "systemctl status " + unit + "; one that failed goes with systemctl reset-failed " + unit
 	case systemd + "JobTypeNotApplicable":
 		return nil, "the unit has no ExecReload=, or its type cannot be started or stopped"
 	case systemd + "UnitMasked":

@@ -51,6 +51,11 @@ func (m *Manager) Reload(ctx context.Context, name string) error {
 }
 
 func (m *Manager) job(ctx context.Context, op, method, name, mode string) error {
+	return m.jobOf(ctx, op, name, managerIface+"."+method, name, mode)
+}
+
+// jobOf calls a method that answers with a job, and waits for that one's result.
+func (m *Manager) jobOf(ctx context.Context, op, name, method string, args ...any) error {
 	if err := checkName(op, name); err != nil {
 		return err
 	}
@@ -59,7 +64,7 @@ func (m *Manager) job(ctx context.Context, op, method, name, mode string) error 
 	wait := m.sig.addJob()
 	defer m.sig.removeJob(wait)
 	var path dbus.ObjectPath
-	if err := m.call(ctx, acting, managerPath, managerIface+"."+method, []any{&path}, name, mode); err != nil {
+	if err := m.call(ctx, acting, managerPath, method, []any{&path}, args...); err != nil {
 		return explain(ctx, op, name, err)
 	}
 	m.sig.nameJob(wait, path)

@@ -15,6 +15,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/zdt-dev/zdt/internal/sockowner"
 )
 
 // witness is what a Readiness is judged by: one generation, and what can be learned of it.
@@ -46,20 +48,14 @@ const (
 	// otherTries is how many connections in a row, without a pause, may come to another generation. Of two that wait
 	// at one socket, each gets about every other one.
 	otherTries = 4
-	// otherLooks is how often a socket has to be found nowhere in the generation, a millisecond apart, to be another's.
-	otherLooks = 3
-	// nudgeAfter is when a connection that nobody can accept before something was sent gets the beginning of a
-	// request. Every one is half open for a moment.
-	nudgeAfter = 20 * time.Millisecond
 	// answerLimit bounds what is read of an answer, in bytes; bodyLimit what is shown of it.
 	answerLimit = 64 << 10
 	bodyLimit   = 200
 )
 
 var (
-	errEnded  = errors.New("the program ended")
-	errOther  = errors.New("a process of another generation accepted the connection, its answer does not count")
-	errClosed = errors.New("the connection was closed before it could be seen who accepted it")
+	errEnded = errors.New("the program ended")
+	errOther = errors.New("a process of another generation accepted the connection, its answer does not count")
 )
 
 // wait returns nil as soon as the generation is ready. Its error says how ctx or the program ended, and what the last
@@ -249,40 +245,18 @@ func (r Readiness) execute(ctx context.Context, w witness) error {
 // awaitAccept waits until a process of the generation has accepted the
 // connection. nudge is called once when nobody can before something was sent; it may be nil.
 func awaitAccept(ctx context.Context, conn net.Conn, w witness, nudge func() error) error {
-	began, pause := time.Now(), 250*time.Microsecond
-	for others := 0; ; {
-		whose, err := w.Band.accepted(conn)
-		switch {
-		case whose == ownersUnknown && w.Alone, whose == ownersOurs:
-			return nil
-		case whose == ownersUnknown:
-			return fmt.Errorf("it cannot be seen which generation accepted the connection: %w (use notify or exec:, or an address with {generation})", err)
-		case whose == ownersOther:
-			// Whoever accepts it just now has no descriptor yet.
-			if others++; others == otherLooks {
-				return errOther
-			}
-			pause = time.Millisecond
-		case gone(conn):
-			return errClosed
-		}
-		if whose == ownersDeferred && nudge != nil && time.Since(began) > nudgeAfter {
-			if err := nudge(); err != nil {
-				return err
-			}
-			nudge = nil
-		}
-		// Nothing announces that a connection was accepted.
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			if whose == ownersDeferred {
-				return fmt.Errorf("nobody is shown the connection before a request, for TCP_DEFER_ACCEPT (use http:// or exec:): %w", ctx.Err())
-			}
-			return fmt.Errorf("nobody accepted the connection: %w", ctx.Err())
-		}
-		pause = min(2*pause, 20*time.Millisecond)
+	whose, err := w.Band.owners().Await(ctx, conn, nudge)
+	switch {
+	case whose == sockowner.Mine, whose == sockowner.Unknown && w.Alone:
+		return nil
+	case whose == sockowner.Unknown:
+		return fmt.Errorf("it cannot be seen which generation accepted the connection: %w (use notify or exec:, or an address with {generation})", err)
+	case whose == sockowner.Other:
+		return errOther
+	case ctx.Err() == nil:
+		return err
+	case whose == sockowner.Deferred:
+		return fmt.Errorf("nobody is shown the connection before a request, for TCP_DEFER_ACCEPT (use http:// or exec:): %w", ctx.Err())
 	}
+	return fmt.Errorf("nobody accepted the connection: %w", ctx.Err())
 }

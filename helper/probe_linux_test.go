@@ -283,23 +283,3 @@ func TestProbeLeavesNothing(t *testing.T) {
 		}
 	})
 }
-
-func TestMembers(t *testing.T) {
-	table := []process{
-		{pid: 1, group: 1}, {pid: 10, parent: 1, group: 10},
-		{pid: 20, parent: 10, group: 20}, {pid: 21, parent: 20, group: 20}, {pid: 22, parent: 21, group: 22}, {pid: 23, parent: 22, group: 23},
-		{pid: 24, parent: 10, group: 20}, // its parent is gone
-		{pid: 30, parent: 10, group: 30}, {pid: 31, parent: 30, group: 30},
-		{pid: 40, parent: 40, group: 40}, // no such thing, and no loop for it
-	}
-	want := []int{20, 21, 24, 22, 23}
-	got := band{Leader: 20}.members(table)
-	if len(got) != len(want) {
-		t.Fatalf("%v, want %v", got, want)
-	}
-	for i := range want {
-		if got[i] != want[i] {
-			t.Fatalf("%v, want %v", got, want)
-		}
-	}
-}

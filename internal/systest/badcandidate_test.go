@@ -65,7 +65,7 @@ func badCandidates() []badCandidate {
 		refused("is missing", func(s *service) string { return "/srv/nowhere/hello" }, "no such file"),
 		refused("is empty", func(s *service) string { return s.write("/srv/empty", "") }, "neither an ELF program"),
 		refused("is an archive", func(s *service) string { return s.write("/srv/hello.zip", "PK\x03\x04 and so on") }, "neither an ELF program"),
-		refused("is a directory", func(s *service) string { return "/srv" }, "not a regular file"),
+		refused("is a directory without the program", func(s *service) string { return "/usr/lib/tmpfiles.d" }, "there is no program"),
 		refused("has another checksum", func(s *service) string { return s.put(good(109)) }, "sha256", "--sha256="+strings.Repeat("0", 64)),
 	}
 }

@@ -22,6 +22,8 @@ type systemd interface {
 	Start(ctx context.Context, name string) error
 	Stop(ctx context.Context, name string) error
 	Reload(ctx context.Context, name string) error
+	Restart(ctx context.Context, name string) error
+	ResetFailed(ctx context.Context, name string) error
 	Signal(ctx context.Context, name string, sig syscall.Signal) error
 	Close() error
 }

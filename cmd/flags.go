@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/unitgen"
+	"github.com/zdt-dev/zdt/upgrade"
 )
 
 // durationFlag is a time.Duration that is not negative.
@@ -70,6 +71,24 @@ func (m maybeOnFailure) String() string { return "" }
 
 // Type names the flag's value in --help.
 func (m maybeOnFailure) Type() string { return "WHAT" }
+
+// strategyFlag is --strategy.
+type strategyFlag upgrade.Strategy
+
+// Set reads handoff or restart.
+func (f *strategyFlag) Set(s string) error {
+	switch v := upgrade.Strategy(s); v {
+	case upgrade.StrategyHandoff, upgrade.StrategyRestart:
+		*f = strategyFlag(v)
+		return nil
+	}
+	return errors.New("use handoff or restart")
+}
+
+func (f *strategyFlag) String() string { return "" }
+
+// Type names the flag's value in --help.
+func (f *strategyFlag) Type() string { return "HOW" }
 
 // waitFlag is --wait, --wait=D or --wait=forever; negative stands for forever.
 type waitFlag time.Duration

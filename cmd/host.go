@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -117,6 +118,24 @@ func (h *host) seams() upgrade.Host {
 				return err
 			}
 			return sd.Reload(ctx, h.unit)
+		},
+		Restart: func(ctx context.Context) error {
+			sd, err := h.bus(ctx)
+			if err != nil {
+				return err
+			}
+			// A unit that has failed too often is not started any more until that is forgotten.
+			if err := sd.ResetFailed(ctx, h.unit); err != nil {
+				return err
+			}
+			return sd.Restart(ctx, h.unit)
+		},
+		Stop: func(ctx context.Context) error {
+			sd, err := h.bus(ctx)
+			if err != nil {
+				return err
+			}
+			return sd.Stop(ctx, h.unit)
 		},
 		Control: h.control,
 		Reclaim: h.reclaim,
@@ -276,5 +295,7 @@ func unitOf(u dbusctl.Unit) upgrade.Unit {
 		Name: u.Name, LoadState: u.LoadState, ActiveState: u.ActiveState, SubState: u.SubState, Result: u.Result,
 		Type: u.Type, NotifyAccess: u.NotifyAccess, StatusText: u.StatusText, MainPID: int(u.MainPID), UID: u.UID,
 		ControlGroup: u.ControlGroup, Program: unitgen.Program(u.ExecStartPath, u.ExecStart), ExecStart: execStart(u), ExecReload: u.ExecReload, Restarts: u.NRestarts, Job: u.Job != 0,
+		Socket:  slices.ContainsFunc(u.TriggeredBy, func(name string) bool { return strings.HasSuffix(name, ".socket") }),
+		Runtime: slices.ContainsFunc(u.RuntimeDirectory, func(name string) bool { return strings.HasPrefix(name, "zdt/") }),
 	}
 }

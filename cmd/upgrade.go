@@ -23,6 +23,7 @@ type upgradeOptions struct {
 	Why     string
 	Helper  bool // upgrade zdt run itself
 
+	Strategy   upgrade.Strategy
 	OnFailure  *unitgen.OnFailure
 	IgnoreHold bool
 
@@ -48,6 +49,7 @@ zdt copies FILE into the release store, has the running program start it with
 its listening sockets, watches the new one come up (and through the bake), lets
 it take over, and waits until the old one has finished its connections. When
 anything fails before that, the old program serves on as if nothing had been.
+A service that is down is started with the new program.
 
 Ctrl-C before the new program has taken over undoes the upgrade.`,
 		Example: `  zdt upgrade web --binary ./web-1.4.3
@@ -60,6 +62,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.StringVar(&o.Binary, "binary", "", "the new program: a `FILE` (default: the current release)")
 	flags.StringVar(&o.Release, "release", "", "a release that is in the store in place of a FILE: its `ID` or how that begins")
 	flags.StringVar(&o.SHA256, "sha256", "", "refuse a FILE with a checksum other than `HEX`")
+	flags.Var((*strategyFlag)(&o.Strategy), "strategy", "handoff, or restart for programs that cannot hand over: clients wait meanwhile (default handoff)")
 	flags.Var(maybeDuration{&o.Bake}, "bake", "watch the new program this long before it takes over (default: Bake= of the unit)")
 	flags.Var(maybeDuration{&o.ReadyTimeout}, "ready-timeout", "time for the new program to get ready (default: the unit's)")
 	flags.Var(maybeDuration{&o.DrainTimeout}, "drain-timeout", "time for the old program to finish (default: the unit's)")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
@@ -101,7 +102,7 @@ type story struct {
 func stories() []story {
 	v1, v2 := rel("20260701T090000Z-3f2a9c81d0be", "v1.4.2"), rel("20260728T101500Z-9be01f6c2a77", "v1.4.3")
 	base := upgrade.Report{
-		Schema: "zdt.upgrade/1", TxID: "20260728T101500.000Z-5d41402a", Service: "web", From: v1, To: v2,
+		Schema: "zdt.upgrade/1", Kind: release.KindUpgrade, Who: release.Who{User: "alice"}, TxID: "20260728T101500.000Z-5d41402a", Service: "web", From: v1, To: v2,
 		Incumbent: 812, Candidate: 1944, Generation: 3, StartedAt: day, EndedAt: day.Add(3200 * time.Millisecond), Journal: "complete",
 	}
 	with := func(change func(r *upgrade.Report)) upgrade.Report { r := base; change(&r); return r }

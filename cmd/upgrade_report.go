@@ -147,7 +147,7 @@ func verdict(st style, r upgrade.Report) string {
 	case upgrade.Refused:
 		return st.dim.Render(st.marks.todo) + " nothing was changed" + action
 	case upgrade.Locked:
-		if _, works := r.Holder["pid"]; !works {
+		if _, held := r.Holder["why"]; held {
 			return st.dim.Render(st.marks.todo) + " nothing was changed"
 		}
 		return st.dim.Render(st.marks.todo) + " nothing was changed: somebody else works on " + r.Service

@@ -64,7 +64,7 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 	return upgrade.Engine{
 		Options: upgrade.Options{
 			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, SHA256: o.SHA256, Why: o.Why,
-			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold,
+			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold, Strategy: o.Strategy,
 			Bake:         given(o.Bake, s.policy.Bake),
 			ReadyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout),
 			DrainTimeout: given(o.DrainTimeout, s.policy.DrainTimeout),

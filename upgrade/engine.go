@@ -27,6 +27,7 @@ type Options struct {
 	// in hints are spelled.
 	User bool
 
+	Strategy     Strategy      // "" is a handoff; a service that is down is started whatever it says
 	Bake         time.Duration // probation of the candidate between READY and commit
 	ReadyTimeout time.Duration // bound on fork → READY; 0 is 30 s, the runtime's own default
 	DrainTimeout time.Duration // bound on commit → exit; 0 is 30 s
@@ -85,6 +86,7 @@ type run struct {
 	current release.Release // what systemd starts
 	running string          // ID of the release that the incumbent runs, "" for another file
 	unit    Unit
+	down    bool            // the unit does not run
 	before  control.Status  // what the incumbent said when it was idle
 	client  *control.Client // commands to the incumbent; nil: to be connected anew
 	ev      *evidence       // nil before the trigger
@@ -161,7 +163,7 @@ func (r *run) transact() error {
 	if err := r.preflight(); err != nil {
 		return err
 	}
-	r.end(Done, fmt.Sprintf("pid %d, generation %d", r.unit.MainPID, r.report.Generation))
+	r.end(Done, r.asFound())
 
 	r.begin(Stage, cmp.Or(r.Options.Release, r.Options.Binary, string(r.Options.Kind)))
 	if err := r.stage(); err != nil {
@@ -172,8 +174,22 @@ func (r *run) transact() error {
 		return nil
 	}
 	r.end(Done, r.to.ID)
+	if r.down || r.Options.Strategy == StrategyRestart {
+		return r.exchange()
+	}
 	defer r.closeEvidence()
 	return r.handoff(r.steps())
+}
+
+// asFound is the service in words, before anything is done to it.
+func (r *run) asFound() string {
+	switch {
+	case r.down:
+		return fmt.Sprintf("%s is %s: it will be started", r.unit.Name, r.unit.ActiveState)
+	case r.before.PID == 0:
+		return fmt.Sprintf("pid %d", r.unit.MainPID)
+	}
+	return fmt.Sprintf("pid %d, generation %d", r.unit.MainPID, r.report.Generation)
 }
 
 // step is one phase of a handoff.

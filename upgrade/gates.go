@@ -42,10 +42,7 @@ func (r *run) openGates() (closeGates func()) {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.ctx))
 	lines := make(chan string, 16)
-	w := r.Gates.Start(ctx, Candidate{
-		Service: r.Options.Service, TxID: r.report.TxID, PID: r.ev.candidate.pid, Helper: helperOf(r.before),
-		Release: r.to.ID, Exe: r.to.Path, Since: r.cursor,
-	}, func(text string) {
+	w := r.Gates.Start(ctx, r.candidate(r.ev.candidate.pid, helperOf(r.before)), func(text string) {
 		select {
 		case lines <- text:
 		default: // the next one says more
@@ -57,6 +54,10 @@ func (r *run) openGates() (closeGates func()) {
 		w.Wait()
 		r.ev.gatesPassed, r.ev.gateFailed, r.ev.gateLines = nil, nil, nil
 	}
+}
+
+func (r *run) candidate(pid, helper int) Candidate {
+	return Candidate{Service: r.Options.Service, TxID: r.report.TxID, PID: pid, Helper: helper, Release: r.to.ID, Exe: r.to.Path, Since: r.cursor}
 }
 
 // bake watches the candidate on probation: only new connections see it, and

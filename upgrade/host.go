@@ -31,6 +31,8 @@ type Unit struct {
 	ExecReload []string
 	Restarts   uint32
 	Job        bool // a job is queued or running
+	Socket     bool // a socket unit holds its sockets while it is down
+	Runtime    bool // zdt made it so that its main process answers on a control socket
 }
 
 // Store is the part of *release.Store that a transaction needs; tests make
@@ -63,6 +65,10 @@ type Host struct {
 	Signal func(ctx context.Context, sig syscall.Signal) error
 	// Reload has systemd run the unit's ExecReload= and waits for its end.
 	Reload func(ctx context.Context) error
+	// Restart has systemd stop the unit, if it runs, and start it, also after too many failures; it waits for the
+	// result. Stop stops it.
+	Restart func(ctx context.Context) error
+	Stop    func(ctx context.Context) error
 	// Control connects to the runtime's control socket, and proves that it is
 	// the service's.
 	Control func(ctx context.Context) (*control.Client, error)

@@ -84,12 +84,34 @@ func (r *run) survey() (err error) {
 // putInOrder brings the service to where a handoff can start, and closes the record of a
 // transaction that was not concluded.
 func (r *run) putInOrder(old release.Txn) error {
+	if r.down {
+		if old.TxID == "" {
+			return nil
+		}
+		return r.recoverDown(old)
+	}
+	if r.Options.Strategy == StrategyRestart && !r.unit.Runtime {
+		return r.withoutRuntime(old)
+	}
 	if err := r.becomeIdle(old.TxID); err != nil {
 		return err
 	}
 	r.report.Incumbent = serving(r.before)
 	if err := r.findRunning(); err != nil || old.TxID == "" {
 		return err
+	}
+	return r.recover(old)
+}
+
+// withoutRuntime is putInOrder for a main process that nobody can ask: it serves, for all that systemd knows.
+func (r *run) withoutRuntime(old release.Txn) (err error) {
+	r.report.Incumbent = r.unit.MainPID
+	r.running, _, err = r.runs(r.unit.MainPID, "")
+	if err != nil {
+		return refuse(r.systemctl("status", r.unit.Name), "find the running release: %w", err)
+	}
+	if old.TxID == "" {
+		return nil
 	}
 	return r.recover(old)
 }
@@ -117,15 +139,28 @@ func (r *run) checkUnit() error {
 	switch {
 	case u.Job && u.ActiveState != "reloading": // a reload is waited for: an upgrade that was cut short may be behind it
 		return refuse("wait for it: "+r.systemctl("list-jobs"), "a job of systemd is queued or running for %s", u.Name)
+	case u.LoadState == "masked":
+		return refuse(r.systemctl("unmask", u.Name), "%s is masked: systemd does not start it", u.Name)
+	case !up(u) && u.ActiveState != "inactive" && u.ActiveState != "failed":
+		return refuse(r.systemctl("status", u.Name), "%s is %s", u.Name, u.ActiveState)
 	case !up(u):
-		return refuse("start it first: "+r.systemctl("start", u.Name), "%s is %s (%s): there is nothing to hand over", u.Name, u.ActiveState, u.Result)
+		r.down = true // there is nothing to hand over, and nobody who could notice
+		return r.checkProgram()
 	case u.MainPID == 0:
 		return refuse(r.systemctl("status", u.Name), "%s has no main process", u.Name)
+	case r.Options.Strategy == StrategyRestart:
+		return r.checkProgram()
 	case u.Type != "notify" && u.Type != "notify-reload":
 		return refuse(r.zdt("init", name)+" writes a unit that works", "%s has Type=%s; a handoff needs notify", u.Name, u.Type)
 	case u.NotifyAccess == "none":
 		return refuse("set NotifyAccess=main: "+r.systemctl("edit", u.Name), "%s has NotifyAccess=none: systemd would not hear of the new main process and would end the service", u.Name)
 	}
+	return r.checkProgram()
+}
+
+// checkProgram: a start of the unit has to start the current release.
+func (r *run) checkProgram() error {
+	u, name := r.unit, r.Options.Service
 	want := filepath.Join(r.Store.Dir(), "current") + "/"
 	if !strings.HasPrefix(u.Program, want) {
 		return refuse(r.zdt("init", name, "--exec", u.Program), "%s starts %s, not a release below %s: a restart would not follow the upgrade", u.Name, u.Program, want)

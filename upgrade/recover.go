@@ -34,23 +34,35 @@ func (r *run) recover(old release.Txn) error {
 		r.setCurrent(to)
 		outcome = Upgraded
 		r.warn("%s %s had committed and was cut short; it is finished now", old.Kind, old.TxID)
-	case old.Kind == release.KindRollback && r.running == old.From && r.current.ID == old.To:
-		// It began with current, see prefer.
-		from, err := r.Store.Get(old.From)
-		if err == nil {
-			err = r.Store.Flip(from)
+	case r.running == old.From && old.From != old.To && r.current.ID == old.To:
+		// It began with current: a rollback, see prefer, or a restart.
+		if err := r.flipTo(old.From); err != nil {
+			return &Failure{Outcome: Refused, Err: fmt.Errorf("undo %s %s: %w", old.Kind, old.TxID, err), Hint: hintOf(err)}
 		}
-		if err != nil {
-			return &Failure{Outcome: Refused, Err: fmt.Errorf("undo rollback %s: %w", old.TxID, err), Hint: hintOf(err)}
-		}
-		r.setCurrent(from)
-		r.warn("rollback %s was cut short before its commit; it is undone", old.TxID)
+		r.warn("%s %s was cut short before its commit; it is undone", old.Kind, old.TxID)
 	case old.Phase.Before(release.PhaseDrain):
 		r.warn("%s %s was cut short before its commit; it is undone", old.Kind, old.TxID)
 	default:
 		// systemd started the earlier release: a crash, a restart, a reboot.
 		r.warn("%s %s had committed and was cut short; the service was started again since, from release %s: it is undone", old.Kind, old.TxID, r.current.ID)
 	}
+	return r.closeRecord(old, outcome)
+}
+
+// flipTo makes an earlier release the current one.
+func (r *run) flipTo(id string) error {
+	to, err := r.Store.Get(id)
+	if err == nil {
+		err = r.Store.Flip(to)
+	}
+	if err == nil {
+		r.setCurrent(to)
+	}
+	return err
+}
+
+// closeRecord writes the line of history that is missing, and removes the record.
+func (r *run) closeRecord(old release.Txn, outcome Outcome) error {
 	reason := reasonZdtDied
 	if (old.Undo || old.Frozen) && old.Reason != "" && outcome != Upgraded {
 		reason = old.Reason

@@ -141,7 +141,6 @@ func TestRefusedBeforeTheTrigger(t *testing.T) {
 		cause, hint string
 	}{
 		{"job", func(u *Unit) { u.Job = true }, nil, "a job of systemd", "systemctl --user list-jobs"},
-		{"inactive", func(u *Unit) { u.ActiveState = "inactive" }, nil, "nothing to hand over", "systemctl --user start web.service"},
 		{"no main process", func(u *Unit) { u.MainPID = 0 }, nil, "no main process", "systemctl --user status web.service"},
 		{"type", func(u *Unit) { u.Type = "simple" }, nil, "Type=simple", "zdt --user init web"},
 		{"notify access", func(u *Unit) { u.NotifyAccess = "none" }, nil, "NotifyAccess=none", "NotifyAccess=main"},

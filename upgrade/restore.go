@@ -298,7 +298,7 @@ const logLines = 20
 // lastWords are the candidate's last journal lines. A pid alone says too
 // little: without a cursor they could be those of another process.
 func (r *run) lastWords() (lines []string, cut int) {
-	if r.report.Candidate == 0 || r.story == nil || !r.story.readable {
+	if r.report.Candidate == 0 || r.cursor == "" {
 		return nil, 0
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.slack)

@@ -49,7 +49,7 @@ type systemd struct {
 func newSystemd(t *testing.T, dir, exec string, env ...string) *systemd {
 	s := &systemd{t: t, dir: dir, exec: exec, env: env, restart: true, news: make(chan struct{}), watchers: map[chan struct{}]struct{}{}}
 	s.unit = Unit{Name: "web.service", LoadState: "loaded", ActiveState: "inactive", Result: "success", Type: "notify", NotifyAccess: "main",
-		ControlGroup: "/test", Program: exec}
+		ControlGroup: "/test", Program: exec, Runtime: true}
 	var err error
 	if s.notify, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"}); err != nil {
 		t.Fatal(err)
@@ -166,7 +166,7 @@ func (s *systemd) launch() {
 		s.setLocked(func(u *Unit) { u.ActiveState, u.Result, u.MainPID = "failed", "exec-condition", 0 })
 		return
 	}
-	s.setLocked(func(u *Unit) { u.ActiveState, u.MainPID = "activating", pid })
+	s.setLocked(func(u *Unit) { u.ActiveState, u.SubState, u.MainPID = "activating", "start", pid })
 	s.superviseLocked(pid, 0)
 }
 
@@ -210,7 +210,7 @@ func (s *systemd) mainExited(pid int, ws unix.WaitStatus) {
 	again := false
 	if s.unit.MainPID == pid {
 		stopping := s.unit.ActiveState == "deactivating"
-		again = s.restart && !stopping && !s.closed
+		again = s.restart && !stopping && !s.closed && s.unit.ActiveState == "active" // RestartSec= is long for what never came up
 		s.killAll()
 		s.setLocked(func(u *Unit) {
 			u.MainPID = 0
@@ -259,6 +259,54 @@ func (s *systemd) stop(lastFirst bool) {
 			u.ActiveState = "deactivating"
 		}
 	})
+}
+
+// restartJob is systemctl restart: it waits until the unit has started, or has not.
+func (s *systemd) restartJob(ctx context.Context) error {
+	if err := s.stopJob(ctx); err != nil {
+		return err
+	}
+	s.set(func(u *Unit) { u.Result = "success" })
+	s.launch()
+	for {
+		u, news, err := s.state()
+		switch {
+		case err != nil:
+			return err
+		case u.ActiveState == "active":
+			return nil
+		case u.ActiveState == "failed" || u.SubState == "auto-restart":
+			return fmt.Errorf("job for %s failed (%s)", u.Name, u.Result)
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// stopJob is systemctl stop, and waits for the end.
+func (s *systemd) stopJob(ctx context.Context) error {
+	s.mu.Lock()
+	if s.unit.MainPID == 0 { // also while it waits for its next try
+		s.setLocked(func(u *Unit) { u.ActiveState, u.SubState = "inactive", "" })
+	}
+	s.mu.Unlock()
+	if u, _, _ := s.state(); u.MainPID != 0 {
+		s.stop(false)
+	}
+	for {
+		u, news, err := s.state()
+		if err != nil || u.MainPID == 0 {
+			return err
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // processes are those of the unit.

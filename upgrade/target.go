@@ -89,7 +89,8 @@ func (r *run) intact(id string) (release.Release, error) {
 }
 
 // findEarlier finds the release that a rollback goes to. Without a name that is the last committed one: the one
-// before the current release or, where another runs than the current one, that never came to be committed, the current one.
+// before the current release or, where another runs than the current one, that never came to be committed, the current one. Of a service that is down
+// nothing runs, and the current release is the one to get away from.
 func (r *run) findEarlier() error {
 	id := r.Options.Release
 	switch {
@@ -97,7 +98,7 @@ func (r *run) findEarlier() error {
 		if err := r.hasServed(id); err != nil {
 			return err
 		}
-	case r.running != r.current.ID:
+	case !r.down && r.running != r.current.ID:
 		id = r.current.ID
 	default:
 		to, err := r.Store.Previous()

@@ -56,7 +56,7 @@ func (r *run) firstRecord() error {
 	r.txn = release.Txn{TxID: r.report.TxID, Kind: r.Options.Kind, From: r.report.From.ID, To: r.to.ID,
 		Started: r.report.StartedAt, Who: r.Who, Why: r.Options.Why}
 	var err error
-	if r.txn.Runner, err = release.ProcOf(os.Getpid()); err == nil {
+	if r.txn.Runner, err = release.ProcOf(os.Getpid()); err == nil && r.unit.MainPID != 0 {
 		r.txn.Incumbent, err = release.ProcOf(r.unit.MainPID)
 	}
 	if err == nil {
@@ -144,13 +144,21 @@ const holdMargin = 15 * time.Second
 
 // openStory notes where the journal ends now: what follows is about this transaction.
 func (r *run) openStory() {
+	readable := r.noteJournal()
+	r.story = newStory(r.Host, r.cursor, r.report.TxID, helperOf(r.before), readable)
+}
+
+func (r *run) noteJournal() (readable bool) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.slack)
 	defer cancel()
 	var err error
 	r.cursor, err = r.Host.Cursor(ctx)
-	if err != nil && r.ctx.Err() == nil {
-		r.warn("the journal cannot be read: %v", err)
+	if err != nil {
+		r.cursor = ""
+		if r.ctx.Err() == nil {
+			r.warn("the journal cannot be read: %v", err)
+		}
 	}
 	r.Host.Write(r.event(journal.UpgradeBegin))
-	r.story = newStory(r.Host, r.cursor, r.report.TxID, helperOf(r.before), err == nil)
+	return err == nil
 }

@@ -129,7 +129,7 @@ func (w *world) newHost() Host {
 	h := processHost(w.dir, s.mainPID)
 	h.Unit = func(context.Context) (Unit, error) { u, _, err := s.state(); return u, err }
 	h.WatchUnit = s.watch
-	h.Reclaim, h.Reload = s.reclaim, s.reload
+	h.Reclaim, h.Reload, h.Restart, h.Stop = s.reclaim, s.reload, s.restartJob, s.stopJob
 	return h
 }
 

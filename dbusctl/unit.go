@@ -34,6 +34,8 @@ type Unit struct {
 	Triggers         []string
 	TriggeredBy      []string
 	ActiveEnter      time.Time // when it last became active; zero: never
+	ActiveExit       time.Time // when it last ceased to be active; zero: never
+	InactiveExit     time.Time // when it last began to start from rest, which an automatic restart does not; zero: never
 	CanReload        bool
 	NeedDaemonReload bool   // a file of the unit changed since systemd read it; 252 overlooks a new drop-in directory
 	LoadError        string // why LoadState is not "loaded"; may be ""
@@ -76,7 +78,15 @@ type Service struct {
 	TimeoutStart time.Duration // Infinity: none
 	TimeoutStop  time.Duration // Infinity: none
 	Watchdog     time.Duration // WatchdogSec=; 0: none
+
+	// Of the control group, bytes and tasks; NoLimit: no limit or, of the current ones, not known, as without the
+	// controller.
+	MemoryCurrent, MemoryHigh, MemoryMax uint64
+	TasksCurrent, TasksMax               uint64
 }
+
+// NoLimit is the value of a limit of a control group that is not set.
+const NoLimit = math.MaxUint64
 
 // Socket is the part of [Unit] that only socket units have. (A socket has its
 // own Result and ControlPID; they stand in Service's fields.)
@@ -140,6 +150,8 @@ func parseUnit(all map[string]dbus.Variant) Unit {
 		Triggers:         p.strs("Triggers"),
 		TriggeredBy:      p.strs("TriggeredBy"),
 		ActiveEnter:      p.time("ActiveEnterTimestamp"),
+		ActiveExit:       p.time("ActiveExitTimestamp"),
+		InactiveExit:     p.time("InactiveExitTimestamp"),
 		CanReload:        p.bool("CanReload"),
 		NeedDaemonReload: p.bool("NeedDaemonReload"),
 	}
@@ -172,6 +184,11 @@ func parseUnit(all map[string]dbus.Variant) Unit {
 		TimeoutStart:     p.usec("TimeoutStartUSec"),
 		TimeoutStop:      p.usec("TimeoutStopUSec"),
 		Watchdog:         p.usec("WatchdogUSec"),
+		MemoryCurrent:    p.u64("MemoryCurrent"),
+		MemoryHigh:       p.u64("MemoryHigh"),
+		MemoryMax:        p.u64("MemoryMax"),
+		TasksCurrent:     p.u64("TasksCurrent"),
+		TasksMax:         p.u64("TasksMax"),
 	}
 	if _, ok := all["UID"]; ok {
 		u.UID = p.u32("UID")
@@ -207,6 +224,7 @@ type props map[string]dbus.Variant
 func (p props) str(name string) string     { s, _ := p[name].Value().(string); return s }
 func (p props) bool(name string) bool      { b, _ := p[name].Value().(bool); return b }
 func (p props) u32(name string) uint32     { n, _ := p[name].Value().(uint32); return n }
+func (p props) u64(name string) uint64     { n, _ := p[name].Value().(uint64); return n }
 func (p props) i32(name string) int32      { n, _ := p[name].Value().(int32); return n }
 func (p props) tuple(name string) []any    { t, _ := p[name].Value().([]any); return t }
 func (p props) tuples(name string) [][]any { t, _ := p[name].Value().([][]any); return t }

@@ -36,9 +36,11 @@ func TestParseUnit(t *testing.T) {
 		"Type":                 "notify", "MainPID": uint32(12), "UID": uint32(998), "ExecMainStatus": int32(203),
 		"ExecStart":        []execCommand{{Path: "/bin/a", Argv: []string{"a", "b c"}}, {Path: "/bin/z"}},
 		"TimeoutStartUSec": none, "TimeoutStopUSec": uint64(90_000_000), "WatchdogUSec": none,
-		"Environment": []string{"A=1"},
-		"TriggeredBy": []string{"web.socket"},
-		"Listen":      []struct{ Kind, Address string }{{"Stream", "[::]:8080"}, {"Datagram", "/run/x"}},
+		"Environment":   []string{"A=1"},
+		"MemoryCurrent": none, "MemoryMax": uint64(1 << 30), "TasksMax": uint64(77),
+		"InactiveExitTimestamp": uint64(1_600_000_000_000_001),
+		"TriggeredBy":           []string{"web.socket"},
+		"Listen":                []struct{ Kind, Address string }{{"Stream", "[::]:8080"}, {"Datagram", "/run/x"}},
 	}
 	all := viaWire(t, in)
 	want := Unit{
@@ -50,8 +52,10 @@ func TestParseUnit(t *testing.T) {
 			Type: "notify", MainPID: 12, UID: 998, ExecMainStatus: 203,
 			ExecStartPath: "/bin/a", ExecStart: []string{"a", "b c"},
 			TimeoutStart: Infinity, TimeoutStop: 90 * time.Second, Environment: []string{"A=1"},
+			MemoryCurrent: NoLimit, MemoryMax: 1 << 30, TasksMax: 77,
 		},
-		Socket: Socket{Listen: []Listen{{"Stream", "[::]:8080"}, {"Datagram", "/run/x"}}},
+		InactiveExit: time.UnixMicro(1_600_000_000_000_001),
+		Socket:       Socket{Listen: []Listen{{"Stream", "[::]:8080"}, {"Datagram", "/run/x"}}},
 	}
 	if got := parseUnit(all); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

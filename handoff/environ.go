@@ -12,6 +12,16 @@ import (
 // predecessor. Only a process started by a handoff has it.
 const envPredecessor = "ZDT_PREDECESSOR_FD"
 
+// envApp is the pid of the program that zdt run has started, in that program's environment.
+const envApp = "ZDT_APP_PID"
+
+// underHelper reports whether zdt run has started this very process, and starts the next
+// generation in its own way. The variable is inherited by all that the program
+// starts; a process of another pid decides for itself.
+func underHelper(getenv func(string) string, pid int) bool {
+	return getenv(envApp) == strconv.Itoa(pid)
+}
+
 // inheritance is what the environment says of descriptors given to this process.
 type inheritance struct {
 	names       []string // names[i] belongs to descriptor listenfds.Start+i

@@ -14,6 +14,14 @@ func lookup(env map[string]string) func(string) string {
 	return func(name string) string { return env[name] }
 }
 
+func TestUnderHelper(t *testing.T) {
+	for value, want := range map[string]bool{"": false, "7": true, "8": false, "07": false, "x": false} {
+		if got := underHelper(lookup(map[string]string{envApp: value}), 7); got != want {
+			t.Errorf("%s=%q: %t", envApp, value, got)
+		}
+	}
+}
+
 func TestParseInheritance(t *testing.T) {
 	for _, tt := range []struct {
 		name        string

@@ -29,6 +29,7 @@ type Handoff struct {
 	program    program
 	generation int
 	origin     string // where inherited sockets came from
+	helper     int    // zdt run, which started this process and starts the next one; 0: nobody does
 
 	sockets     sockets
 	gate        *gate.Gate // of the listeners
@@ -72,7 +73,7 @@ type program struct {
 // Open finds out how this process was started — by systemd with sockets, by a
 // predecessor, or by hand — and begins to obey signals:
 //
-//	SIGUSR2           start a handoff
+//	SIGUSR2           start a handoff; not under zdt run, which does that
 //	SIGUSR1           abort one that is not committed
 //	SIGTERM, SIGINT   stop gracefully, a candidate too
 //	SIGQUIT           stop at once, a predecessor that still drains too
@@ -100,6 +101,9 @@ func Open(o Options) (*Handoff, error) {
 	}
 	if o.generation > 0 {
 		h.events.Mute()
+	}
+	if underHelper(os.Getenv, os.Getpid()) {
+		h.helper = os.Getppid()
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	if err := probeServer(); err != nil {

@@ -137,7 +137,7 @@ func (s *stage) start(inherited ...inheritedSocket) {
 		s.t.Fatal(err)
 	}
 	// LISTEN_PID has to be right, and exec.Cmd knows no pid before the fork.
-	s.first = exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, filepath.Join(s.dir, "current"), "arg")
+	s.first = exec.Command("/bin/sh", "-c", `test "$ZDT_APP_PID" = own && export ZDT_APP_PID=$$; LISTEN_PID=$$ exec "$0" "$@"`, filepath.Join(s.dir, "current"), "arg")
 	s.first.Dir = s.dir
 	s.first.Env = append(os.Environ(),
 		envRole+"="+s.dir, envConfig+"="+string(cfg), "NOTIFY_SOCKET="+s.systemd.path,

@@ -18,6 +18,11 @@ import (
 
 // refuse says why no handoff can start now; it returns "" when one can.
 func (m *machine) refuse() (code, why string) {
+	if pid := m.h.helper; pid != 0 {
+		// A successor would be one more process of this group: zdt run would go on to stop this one when it wants to
+		// stop the program.
+		return control.CodeNotReady, fmt.Sprintf("zdt run (pid %d) starts the generations of this program: send SIGUSR2 to that process, or use zdt upgrade", pid)
+	}
 	switch m.phase {
 	case control.Starting:
 		return control.CodeNotReady, "this generation is not READY yet"

@@ -421,6 +421,34 @@ func TestSignalStorm(t *testing.T) {
 	s.awaitEmpty()
 }
 
+// Under zdt run a SIGUSR2 to the program itself, as systemctl kill sends it to all of a unit, starts nothing and says
+// why. Who has inherited the variable from a program of zdt run hands over as ever.
+func TestUnderHelperNothingStarts(t *testing.T) {
+	for value, refused := range map[string]bool{"own": true, "1": false} {
+		t.Run("pid="+value, func(t *testing.T) {
+			t.Setenv(envApp, value)
+			s := stand(t, serviceConfig{})
+			before := s.mustStatus()
+			s.signal(before.PID, syscall.SIGUSR2)
+			if !refused {
+				s.await("another generation", func(st control.Status) bool { return st.Generation == 2 && st.Phase == control.Idle })
+				return
+			}
+			st := s.await("refusal", func(st control.Status) bool { return st.Refused == 1 })
+			if want := fmt.Sprintf("zdt run (pid %d)", os.Getpid()); !strings.Contains(st.LastRefusal, want) || st.Attempts != 0 || st.PID != before.PID {
+				t.Errorf("%+v", st)
+			}
+			_, err := s.ask(func(ctx context.Context, c *control.Client) (control.Status, error) {
+				return c.Arm(ctx, control.Arm{TxID: "t"})
+			})
+			var e *control.Error
+			if !errors.As(err, &e) || e.Code != control.CodeNotReady {
+				t.Errorf("arm: %v", err)
+			}
+		})
+	}
+}
+
 func TestAbort(t *testing.T) {
 	for _, how := range []string{"signal", "control"} {
 		for _, when := range []string{"forked", "held"} {

@@ -328,14 +328,14 @@ func TestFreshEnvironment(t *testing.T) {
 	if !strings.Contains(st.Last.Detail, "unknown flag") || s.tell(st.App, "environ COLOUR") != "" {
 		t.Errorf("last %+v", st.Last)
 	}
-	s.arm(control.Arm{Command: []string{s.release("two", "web")}, Environ: []string{"COLOUR=blue", "ZDT_GENERATION=99", "ZDT_CONTROL_SOCKET=/x"}})
+	s.arm(control.Arm{Command: []string{s.release("two", "web")}, Environ: []string{"COLOUR=blue", "ZDT_GENERATION=99", "ZDT_CONTROL_SOCKET=/x", "ZDT_APP_PID=1"}})
 	if st, _ := s.status(); st.Armed == nil || st.Armed.Environ != nil {
 		t.Errorf("armed %+v: the environment is nobody's business", st.Armed)
 	}
 	for n := 2; n < 4; n++ { // it is kept
 		s.signal(s.pid(), unix.SIGUSR2)
 		app := s.awaitGeneration(n).App
-		for name, want := range map[string]string{"COLOUR": "blue", "ZDT_GENERATION": fmt.Sprint(n), "ZDT_CONTROL_SOCKET": "-", "ZDT_TEST_STAGE": s.tell(app, "environ ZDT_TEST_STAGE")} {
+		for name, want := range map[string]string{"COLOUR": "blue", "ZDT_GENERATION": fmt.Sprint(n), "ZDT_CONTROL_SOCKET": "-", "ZDT_APP_PID": fmt.Sprint(app), "ZDT_TEST_STAGE": s.tell(app, "environ ZDT_TEST_STAGE")} {
 			if got := s.tell(app, "environ "+name); got != want {
 				t.Errorf("%s=%q, want %q", name, got, want)
 			}

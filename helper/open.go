@@ -119,11 +119,11 @@ func (k *keeper) bind(l Listen) error {
 
 // environ is what a generation's environment has besides the unit's.
 func (k *keeper) environ(g *generation) []string {
-	env := append(listenfds.Strip(g.app.Environ, "NOTIFY_SOCKET", "WATCHDOG_USEC", "ZDT_TAKEOVER", "ZDT_GENERATION", "ZDT_WORKER", "ZDT_CONTROL_SOCKET"),
+	env := append(listenfds.Strip(g.app.Environ, "NOTIFY_SOCKET", "WATCHDOG_USEC", "ZDT_TAKEOVER", "ZDT_GENERATION", "ZDT_WORKER", "ZDT_CONTROL_SOCKET", "ZDT_APP_PID"),
 		"NOTIFY_SOCKET="+g.mailbox.Path(),
 		"ZDT_GENERATION="+strconv.Itoa(g.number), "ZDT_WORKER="+strconv.Itoa(g.slot+1),
 		// For a program that hands over by itself when nobody does it for it.
-		"ZDT_CONTROL_SOCKET=-")
+		"ZDT_CONTROL_SOCKET=-", "ZDT_APP_PID="+ownPID)
 	if k.watchdog > 0 {
 		env = append(env, "WATCHDOG_USEC="+strconv.FormatInt(k.watchdog.Microseconds(), 10), "WATCHDOG_PID="+ownPID)
 	}

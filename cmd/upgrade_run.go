@@ -70,7 +70,7 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 			DrainTimeout: given(o.DrainTimeout, s.policy.DrainTimeout),
 			OnFailure:    upgrade.OnFailure(given(o.OnFailure, s.policy.OnFailure)),
 		},
-		Host: s.seams(), Store: s.store, LockPath: s.paths.Lock(o.Service), Who: release.Identify(),
+		Host: s.seams(), Store: stepped(s.store), LockPath: s.paths.Lock(o.Service), Who: release.Identify(),
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
 		Observe:  observe,
 		ExitCode: s.f.upgradeExit(ctx),

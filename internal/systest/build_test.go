@@ -65,6 +65,11 @@ func zdt(t testing.TB) string {
 	return build(t, "zdt", func(out string) error { return goBuild(out, "../..", false, "") })
 }
 
+// steppedZdt is a zdt that can be stopped at each of its steps; see cmd/steps_on.go.
+func steppedZdt(t testing.TB) string {
+	return build(t, "zdt-steps", func(out string) error { return goBuild(out, "../..", false, "", "-tags", "zdtsteps") })
+}
+
 // file is the host's path of the program.
 func (p program) file(t testing.TB) string {
 	raw := "hello-raw-" + p.fault
@@ -97,8 +102,8 @@ func setMachine(program []byte) {
 	program[18] = m
 }
 
-func goBuild(out, pkg string, race bool, ldflags string) error {
-	args := []string{"build", "-o", out, "-ldflags", "-s -w " + ldflags}
+func goBuild(out, pkg string, race bool, ldflags string, flags ...string) error {
+	args := append([]string{"build", "-o", out, "-ldflags", "-s -w " + ldflags}, flags...)
 	env := append(os.Environ(), "CGO_ENABLED=0")
 	if race {
 		// The guest's C library may be older than the host's.

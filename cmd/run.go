@@ -25,6 +25,7 @@ import (
 // unit's current ExecStart=.
 type runOptions struct {
 	service, control string
+	takeover         string
 	listen           []string
 	pass             []string
 	stdin            string
@@ -59,6 +60,7 @@ func (o *runOptions) bind(flags *pflag.FlagSet) {
 	flags.Var(&o.holdTimeout, "hold-timeout", "for a decision about a held candidate (default: $ZDT_HOLD_TIMEOUT, else "+handoff.DefaultHoldTimeout.String()+")")
 	flags.StringVar(&o.log, "log", "auto", "`HOW` events are told: auto is journald, or text on stderr where there is none; json is a document a line on stderr")
 	flags.StringVar(&o.service, "service", "", "the service's `NAME` in events and statuses (default: $ZDT_SERVICE, else the program's)")
+	flags.StringVar(&o.takeover, "takeover", "", "take the service over from the process that listens at the socket `PATH`, which both containers see, and give it to the next one that asks there; - for not at all (default: $ZDT_TAKEOVER)")
 	flags.StringVar(&o.control, "control", "", "`PATH` of the control socket, or - for none (default: control.sock in $RUNTIME_DIRECTORY)")
 }
 
@@ -124,6 +126,10 @@ func (o *runOptions) options(command, environ []string) (helper.Options, error) 
 	if out.ControlSocket == "-" {
 		out.ControlSocket = ""
 	}
+	var err error
+	if out.Takeover, err = o.takeoverSocket(getenv); err != nil {
+		return out, err
+	}
 	for _, text := range o.listen {
 		l, err := unitgen.ParseListen(text)
 		if err != nil {
@@ -142,13 +148,30 @@ func (o *runOptions) options(command, environ []string) (helper.Options, error) 
 	default:
 		return out, usage("zdt run --help shows the flags", "run: --log %q: use auto or json", o.log)
 	}
-	var err error
 	if out.HoldTimeout, err = o.holdTimeout.or("ZDT_HOLD_TIMEOUT", getenv, handoff.DefaultHoldTimeout); err != nil {
 		return out, err
 	}
 	out.App, err = o.app(command, environ)
 	out.Parse = parseRun
 	return out, err
+}
+
+// takeoverSocket is the path of the takeover socket, "" for none.
+func (o *runOptions) takeoverSocket(getenv func(string) string) (string, error) {
+	path := o.takeover
+	if path == "" {
+		path = getenv("ZDT_TAKEOVER")
+	}
+	switch {
+	case path == "" || path == "-":
+		return "", nil
+	case !filepath.IsAbs(path):
+		return "", usage("", "run: takeover socket %q: give an absolute path", path)
+	case o.strategy == strategyRestart:
+		return "", usage("stop the old container first; clients wait in the queues of sockets that something else holds, as a socket unit",
+			"run: --takeover and --strategy restart exclude each other: a takeover starts the program beside the one that serves")
+	}
+	return path, nil
 }
 
 // app makes of the flags what a handoff may change.

@@ -69,7 +69,7 @@ func (k *keeper) carryOut(req control.Request) (code, text string) {
 		if k.phase != control.Held {
 			return control.CodeNotHeld, "the candidate is not held"
 		}
-		k.next.setDeadline(req.For)
+		k.extendHold(req.For)
 		return "", ""
 	case control.OpReclaim:
 		return "", "" // this process never ceased to be the main one

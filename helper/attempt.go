@@ -25,6 +25,9 @@ type attempt struct {
 
 // refuse says why no handoff can start now; it returns "" when one can.
 func (k *keeper) refuse() (code, why string) {
+	if code, why := k.inTakeover(); why != "" {
+		return code, why
+	}
 	switch {
 	case k.phase == control.Starting:
 		return control.CodeNotReady, "the program is not READY yet"
@@ -50,11 +53,7 @@ func (k *keeper) undecided() bool {
 // start begins a handoff: SIGUSR2.
 func (k *keeper) start() {
 	if _, why := k.refuse(); why != "" {
-		k.refused++
-		k.refusal = why
-		e := k.event(journal.Abort, k.serving, journal.Str(journal.FieldReason, string(journal.ReasonRefused)))
-		e.Message = fmt.Sprintf("%s: handoff refused: %s", k.opt.Service, why)
-		k.events.Write(e)
+		k.turnDown(why)
 		return
 	}
 	a := &attempt{app: k.app, started: time.Now()}
@@ -81,6 +80,15 @@ func (k *keeper) start() {
 	a.waits = true
 	k.tellDrain(k.serving)
 	k.serving.end(k.serving.app.Stop, k.serving.app.DrainTimeout)
+}
+
+// turnDown records and tells that no handoff was started.
+func (k *keeper) turnDown(why string) {
+	k.refused++
+	k.refusal = why
+	e := k.event(journal.Abort, k.serving, journal.Str(journal.FieldReason, string(journal.ReasonRefused)))
+	e.Message = fmt.Sprintf("%s: handoff refused: %s", k.opt.Service, why)
+	k.events.Write(e)
 }
 
 // fork starts the candidate.
@@ -113,10 +121,7 @@ func (k *keeper) couldNotStart(err error) {
 func (k *keeper) held() {
 	a, g := k.attempt, k.next
 	k.phase = control.Held
-	if old := k.serving; old.app.Pause != 0 && old.app.Resume != 0 && !old.isGone() {
-		old.group.Signal(old.app.Pause)
-		old.paused = true
-	}
+	k.serving.pause()
 	k.tellListen(g, k.serving)
 	if !a.arm.Hold {
 		k.commit()
@@ -132,6 +137,10 @@ func (k *keeper) held() {
 // commit makes the candidate the service and lets the old group drain. systemd
 // has nothing to learn: its main process is this one.
 func (k *keeper) commit() error {
+	if k.crossing.guest != nil {
+		k.handOver()
+		return nil
+	}
 	a, g := k.attempt, k.next
 	select {
 	case <-g.group.LeaderDone(): // READY was its last word, and the news of its end is on its way
@@ -186,6 +195,10 @@ func (k *keeper) gap(g *generation) time.Duration { return g.readyAt.Sub(k.nobod
 
 // undo takes a handoff back before its commit.
 func (k *keeper) undo(reason journal.Reason, detail string) {
+	if k.crossing.guest != nil {
+		k.dismiss(reason, detail)
+		return
+	}
 	g := k.next
 	k.serving.resume()
 	k.phase = control.Aborting

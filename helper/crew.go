@@ -201,7 +201,7 @@ func (k *keeper) neverReady(g *generation, why error) {
 
 // workerGone: nothing is left of a worker that was not told to end, or that did not come up.
 func (k *keeper) workerGone(g *generation) {
-	if k.stopped || k.crew.roll != nil {
+	if k.stopped || k.crew.roll != nil || k.handedOver() {
 		return // who replaces the workers fills the slot
 	}
 	exit := g.exit()
@@ -218,17 +218,17 @@ func (k *keeper) workerGone(g *generation) {
 func (k *keeper) lose(readyAt time.Time, exit Exit) {
 	if k.crew.losses.add(readyAt, time.Now()) {
 		k.events.Logger().Error(fmt.Sprintf("%d workers in a row have ended early: the service ends", lossLimit), "last", exit.String())
-		if k.undecided() {
+		if k.undecided() && !k.bequeath() {
 			k.undo(journal.ReasonStopping, "the workers of the program that serves keep ending")
 		}
-		k.wane(exit)
+		k.wane(k.giveIn(exit, "the workers of the program keep ending"))
 	}
 }
 
 // lookAfter begins the pause before a worker that has ended is started again.
 func (k *keeper) lookAfter() {
 	c := &k.crew
-	if !k.several() || k.stopped || c.pause != nil || k.phase == control.Starting {
+	if !k.several() || k.stopped || k.handedOver() || c.pause != nil || k.phase == control.Starting {
 		return
 	}
 	if c.roll == nil && k.vacancy() == nil || c.roll != nil && k.next != nil {
@@ -266,7 +266,7 @@ func (k *keeper) mend() {
 		return
 	}
 	gone := k.vacancy()
-	if k.stopped || gone == nil {
+	if k.stopped || k.handedOver() || gone == nil {
 		return
 	}
 	k.crew.restarts++

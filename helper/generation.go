@@ -151,7 +151,7 @@ func (k *keeper) follow(g *generation) {
 	g.giveUp = giveUp
 	w := witness{
 		Band: g.band(), Generation: g.number, Ready: g.said, Ended: g.group.LeaderDone(),
-		Dropped: g.mailbox.Dropped, Run: k.reaper.run, Env: g.program.Env, Alone: !k.several() && (k.serving == nil || k.serving.isGone()),
+		Dropped: g.mailbox.Dropped, Run: k.reaper.run, Env: g.program.Env, Alone: !k.several() && k.crossing.host == nil && (k.serving == nil || k.serving.isGone()),
 	}
 	g.wg.Go(func() {
 		if err := g.app.Readiness.wait(waiting, w); err != nil {
@@ -233,6 +233,14 @@ func (g *generation) kill() {
 	g.killed = true
 	g.clearDeadline()
 	g.group.Kill()
+}
+
+// pause has the group stop accepting, if it can and can be told to go on.
+func (g *generation) pause() {
+	if g.app.Pause != 0 && g.app.Resume != 0 && !g.isGone() {
+		g.group.Signal(g.app.Pause)
+		g.paused = true
+	}
 }
 
 // resume has the group accept again.

@@ -42,6 +42,7 @@ type keeper struct {
 	events        *journal.Log
 	notifier      sdnotify.Notifier // what courier speaks through
 	exe           string            // the file this process was executed from
+	crossing      crossing          // from and to other containers
 
 	phase   control.Phase
 	number  int // of the generation that serves
@@ -106,6 +107,7 @@ func Run(o Options) (Exit, error) {
 		}
 		defer k.close()
 		if err := k.begin(); err != nil {
+			k.declineTakeover(err)
 			return Exit{}, err
 		}
 	}
@@ -115,7 +117,7 @@ func Run(o Options) (Exit, error) {
 
 // begin starts the first generation.
 func (k *keeper) begin() error {
-	k.number, k.phase = 1, control.Starting
+	k.number, k.phase = k.first(), control.Starting
 	for slot := range k.slots() {
 		g, err := k.spawn(slot, k.number, k.app, "")
 		if err != nil {
@@ -126,7 +128,7 @@ func (k *keeper) begin() error {
 		k.seat(g)
 	}
 	k.closeStored()
-	k.server.Own() // a status tells that it starts
+	k.announce()
 	return nil
 }
 
@@ -163,6 +165,8 @@ func (k *keeper) run() {
 			k.expired(due)
 		case <-k.crew.pauseOver():
 			k.mend()
+		case <-k.guestExpiry():
+			k.guestExpired()
 		case <-k.armExpiry():
 			k.disarm()
 		case <-k.heartbeat():
@@ -223,6 +227,8 @@ func (k *keeper) isReady(g *generation) {
 		k.joined(g)
 	case !k.allReady():
 		k.tellSystemd()
+	case k.onProbation():
+		k.candidateReady()
 	default:
 		k.phase = control.Idle
 		if !k.nobody.IsZero() { // a handoff has failed, but for that nobody would have waited
@@ -230,10 +236,15 @@ func (k *keeper) isReady(g *generation) {
 			last.Gap = k.gap(g)
 			k.last = &last
 		}
-		k.said = k.statusText()
-		k.courier.say("READY=1", "STATUS="+k.said)
-		k.serves(g)
+		k.up(g)
 	}
+}
+
+// up tells systemd that the service is up. g was the last that it has waited for.
+func (k *keeper) up(g *generation) {
+	k.said = k.statusText()
+	k.courier.say("READY=1", "STATUS="+k.said)
+	k.serves(g)
 }
 
 // isUnfit: the group will never be READY.
@@ -253,6 +264,7 @@ func (k *keeper) isUnfit(g *generation, why error) {
 		k.neverReady(g, why)
 	case k.isWorker(g):
 		k.events.Logger().Error("wait for the program to be ready", "error", why)
+		k.giveIn(Exit{}, why.Error())
 		k.fail()
 	}
 }
@@ -293,21 +305,24 @@ func (k *keeper) died(g *generation) {
 	if k.phase == control.Starting && k.tookOver && exit == (Exit{cldExited, 0}) {
 		exit = Exit{cldExited, 1} // the service was to go on
 	}
-	if k.undecided() {
+	if k.undecided() && !k.bequeath() {
 		k.undo(journal.ReasonStopping, "the program that serves has ended")
 	}
-	k.wane(exit)
+	k.wane(k.giveIn(exit, fmt.Sprintf("the program ended (%s)", exit)))
 }
 
 // wane begins the end of a service whose program is gone. systemd learns of it by this
 // process's exit and by nothing before: it would take STOPPING=1 for a stop that
 // somebody wanted.
-func (k *keeper) wane(end Exit) {
+func (k *keeper) wane(end Exit) { k.waneWithin(end, killGrace) }
+
+// waneWithin is wane for a program that has time to finish.
+func (k *keeper) waneWithin(end Exit, grace time.Duration) {
 	k.stopped, k.phase, k.end, k.settled = true, control.Stopping, end, true
 	k.crew.roll = nil
 	k.tellSystemd()
 	for _, g := range k.groups() { // nobody serves until all have ended
-		g.end(g.app.Stop, killGrace)
+		g.end(g.app.Stop, grace)
 	}
 }
 
@@ -337,6 +352,9 @@ func (k *keeper) ended(g *generation) {
 			k.madeRoom()
 		}
 	}
+	if k.handedOver() {
+		k.drained()
+	}
 	k.checkFinished()
 }
 
@@ -349,6 +367,7 @@ func (k *keeper) stop() {
 		k.undo(journal.ReasonStopping, "the service stops")
 	}
 	k.stopped, k.phase = true, control.Stopping
+	k.stopHost()
 	// This is the main process, so that systemd may know that it stops, also when it
 	// was not systemd that said so.
 	k.said = k.statusText()
@@ -374,6 +393,7 @@ func (k *keeper) stop() {
 // quit ends everything at once. That the program is killed is no failure of it.
 func (k *keeper) quit() {
 	k.stop()
+	k.quitHost()
 	if k.end == (Exit{}) {
 		k.end = Exit{cldExited, 0}
 	}
@@ -400,7 +420,7 @@ func (k *keeper) all() []*generation {
 // checkFinished: the service has stopped when of every group the end was told.
 func (k *keeper) checkFinished() {
 	lives := func(g *generation) bool { return !g.shut }
-	k.finished = k.finished || k.stopped && !slices.ContainsFunc(k.all(), lives)
+	k.finished = k.finished || k.stopped && !slices.ContainsFunc(k.all(), lives) && !k.hostDrains()
 }
 
 // expired: the deadline of a generation has come.

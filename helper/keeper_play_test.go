@@ -70,6 +70,9 @@ func helperMain([]string) error {
 		Command: []string{c.path("current", "app")}, Environ: os.Environ(), Passing: Passing{Systemd: true}, Overlap: !c.Restart,
 		ReadyTimeout: c.ReadyTimeout, DrainTimeout: c.DrainTimeout, Pause: c.Pause, Resume: c.Resume,
 	}
+	if c.Command != "" {
+		app.Command = []string{c.Command}
+	}
 	if c.Script != "" {
 		app.Command = []string{"/bin/sh", "-c", c.Script, c.path("log")}
 	}
@@ -78,8 +81,8 @@ func helperMain([]string) error {
 		return err
 	}
 	exit, err := Run(Options{
-		Service: "stage", ControlSocket: c.path("control.sock"), NotifyDir: c.Dir, HoldTimeout: c.HoldTimeout,
-		Listen: []Listen{{"http", "tcp", "127.0.0.1:0"}}, App: app,
+		Service: "stage", ControlSocket: c.controlPath(), Takeover: c.Takeover, NotifyDir: c.Dir, HoldTimeout: c.HoldTimeout,
+		Listen: append([]Listen{{"http", "tcp", "127.0.0.1:0"}}, c.Listen...), App: app,
 		Parse: func(command, environ []string) (App, error) {
 			next := app
 			if len(command) > 0 && command[0] == "wrong" {
@@ -239,12 +242,23 @@ type stageConfig struct {
 	Dir       string
 	Program   string // the actor in the first release
 	Script    string // a shell's, in place of it; $0 is the log
+	Command   string // in place of the program
 	Ready     string // Readiness
 	Restart   bool   // the program cannot run twice at a time
 	LastWords string // what the program says to systemd at its end, with a descriptor
+	Takeover  string // the takeover socket
+	Control   string // the control socket, in place of one in Dir
+	Listen    []Listen
 
 	Pause, Resume                           syscall.Signal
 	ReadyTimeout, DrainTimeout, HoldTimeout time.Duration
+}
+
+func (c stageConfig) controlPath() string {
+	if c.Control != "" {
+		return c.Control
+	}
+	return c.path("control.sock")
 }
 
 func (c stageConfig) path(elem ...string) string {

@@ -58,6 +58,12 @@ func begin(t *testing.T, c stageConfig, more ...func(*exec.Cmd)) *stage {
 func enter(t *testing.T, c stageConfig, more ...func(*exec.Cmd)) *stage {
 	t.Helper()
 	t.Parallel()
+	return raise(t, c, more...)
+}
+
+// raise is enter for one of several services of a test.
+func raise(t *testing.T, c stageConfig, more ...func(*exec.Cmd)) *stage {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "zdt") // not t.TempDir: a socket's path has 107 bytes at most
 	if err != nil {
 		t.Fatal(err)
@@ -235,7 +241,7 @@ func (s *stage) awaitExit(want string) {
 func (s *stage) ask(f func(context.Context, *control.Client) (control.Status, error)) (control.Status, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c, err := control.Dial(ctx, s.path("control.sock"))
+	c, err := control.Dial(ctx, s.controlPath())
 	if err != nil {
 		return control.Status{}, err
 	}

@@ -24,6 +24,7 @@ func roles() map[string]func(args []string) error {
 		"role:parent-leaves": parentLeavesMain,
 		"role:leaves":        leavesMain,
 		"role:helper":        helperMain,
+		"role:library":       libraryMain,
 	}
 }
 

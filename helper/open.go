@@ -26,21 +26,25 @@ func open(o Options) (*keeper, error) {
 	var err error
 	defer func() {
 		if err != nil {
+			k.declineTakeover(err)
 			k.release()
 		}
 	}()
 	if err = k.inherit(os.Getenv, os.Getpid()); err != nil {
 		return nil, fmt.Errorf("take over inherited sockets: %w", err)
 	}
+	if err = k.join(); err != nil {
+		return nil, err
+	}
 	for _, l := range o.Listen {
 		if err = k.bind(l); err != nil {
 			return nil, fmt.Errorf("listen on %s %s: %w", l.Network, l.Address, err)
 		}
 	}
-	if k.server, err = control.Listen(o.ControlSocket, control.Runtime{Answer: k.answer, Watch: k.subscribe}); err != nil {
+	if k.reaper, err = startReaper(); err != nil {
 		return nil, err
 	}
-	if k.reaper, err = startReaper(); err != nil {
+	if err = k.greet(); err != nil {
 		return nil, err
 	}
 	k.watch()
@@ -132,9 +136,7 @@ func (k *keeper) environ(g *generation) []string {
 
 // release closes what open has opened.
 func (k *keeper) release() {
-	if k.server != nil {
-		k.server.Close(true)
-	}
+	k.closeCrossing()
 	if k.reaper != nil {
 		k.reaper.stop()
 	}

@@ -17,6 +17,9 @@ type Options struct {
 	Service string
 	// ControlSocket is the path of the control socket; "" for none.
 	ControlSocket string
+	// Takeover is the absolute path of the socket over which another process takes the service from
+	// this one, or this one from the process that is there; "" for none. See docs/containers.md.
+	Takeover string
 	// NotifyDir is where the notification sockets of the generations are, a
 	// directory of the service's user; "" for abstract ones.
 	NotifyDir string

@@ -57,7 +57,7 @@ const listenFDs = 3
 
 // atRest reports whether there is only the group that serves, or all workers do.
 func (k *keeper) atRest() bool {
-	return k.phase == control.Idle && k.next == nil && len(k.leaving()) == 0 && k.armed == nil && k.allReady()
+	return k.phase == control.Idle && k.next == nil && len(k.leaving()) == 0 && k.armed == nil && k.crossing.guest == nil && k.crossing.host == nil && k.allReady()
 }
 
 // renew begins to become a newer helper: SIGHUP. While a handoff is under way it
@@ -153,7 +153,7 @@ func (k *keeper) renewalDone() <-chan error {
 // state is what the next helper needs, but for what become adds.
 func (k *keeper) state() state {
 	s := state{
-		Number: k.number, App: k.app, Sockets: k.sockets, Bound: k.bound, Control: k.server.FD(),
+		Number: k.number, App: k.app, Sockets: k.sockets, Bound: k.bound, Control: k.server.FD(), Takeover: k.crossing.server.FD(), Given: k.crossing.given,
 		Serving: k.serving.state(),
 		Last:    k.last, Attempts: k.attempts, Refused: k.refused, Refusal: k.refusal, TookOver: k.tookOver,
 		Renewals: k.renewals + 1, Watchdog: k.watchdog, IgnoreSIGPIPE: k.ignoreSIGPIPE,
@@ -206,7 +206,8 @@ func (k *keeper) become(path string) error {
 		}
 	}
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
-	k.leaveControl()
+	k.whileAnswering(k.crossing.server.Leave)
+	k.whileAnswering(k.server.Leave)
 	mail, unheard, err := k.closeMail()
 	k.reaper.leave() // before the look: who is reaped here cannot be reaped by the next helper
 	switch {
@@ -216,6 +217,9 @@ func (k *keeper) become(path string) error {
 	case k.armed != nil: // by a request that was on its way; the next helper would not know of it
 		k.wanted = true
 		err = errors.New("a handoff was prepared meanwhile; it is tried again after that")
+	case k.crossing.guest != nil:
+		k.wanted = true
+		err = errors.New("a takeover has begun meanwhile; it is tried again after that")
 	}
 	k.courier.Close() // what was said is said before the next helper speaks
 	if err == nil {
@@ -283,13 +287,13 @@ func (k *keeper) execute(path string, s state) error {
 	return nil
 }
 
-// leaveControl ends the control server but for its socket. Requests that were read
+// whileAnswering runs leave, which ends a server but for its socket. Requests that were read
 // are answered, by this goroutine.
-func (k *keeper) leaveControl() {
+func (k *keeper) whileAnswering(leave func()) {
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
-		k.server.Leave()
+		leave()
 	}()
 	for {
 		select {
@@ -318,6 +322,8 @@ func (k *keeper) comeBack(s state, mail []int, unheard []news) error {
 		}
 		errs = append(errs, err)
 	}
+	errs = append(errs, k.serveTakeovers(s.Takeover))
+	k.announce()
 	for i, g := range k.workers() {
 		if mail[i] >= 0 {
 			errs = append(errs, k.hearAgain(g, mail[i]))
@@ -364,6 +370,10 @@ func resume(o Options, fd int) (*keeper, error) {
 	if k.server, err = k.adoptControl(s.Control); err != nil {
 		return nil, err
 	}
+	k.crossing.owner, k.crossing.given = true, s.Given
+	if err := k.serveTakeovers(s.Takeover); err != nil {
+		return nil, err
+	}
 	k.crew = crew{others: make([]*generation, len(s.Crew)), starts: s.Starts, restarts: s.Restarts, queues: s.Queues}
 	groups := s.groups()
 	for slot := range groups {
@@ -388,7 +398,7 @@ func resume(o Options, fd int) (*keeper, error) {
 	for _, sig := range s.Signals {
 		k.signal(sig)
 	}
-	k.server.Own()
+	k.announce()
 	return k, nil
 }
 

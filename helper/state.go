@@ -29,15 +29,18 @@ const crewFormat = 2
 // state is what a helper leaves to the one that is executed in its place. Descriptors keep
 // their numbers. Only a helper at rest leaves one: one group serves, or all workers do, and no other is there.
 type state struct {
-	Format  int              `json:"format"`
-	Number  int              `json:"number"`
-	App     App              `json:"app"`
-	Sockets []Socket         `json:"sockets"`
-	Bound   int              `json:"bound"`
-	Control int              `json:"control"` // -1: no control socket
-	Serving servingState     `json:"serving"`
-	Crew    []servingState   `json:"crew,omitempty"`    // the workers but the first
-	Signals []syscall.Signal `json:"signals,omitempty"` // received and not yet acted on
+	Format  int      `json:"format"`
+	Number  int      `json:"number"`
+	App     App      `json:"app"`
+	Sockets []Socket `json:"sockets"`
+	Bound   int      `json:"bound"`
+	Control int      `json:"control"` // -1: no control socket
+	// Takeover is the takeover socket; 0 or less: there is none.
+	Takeover int              `json:"takeover,omitempty"`
+	Given    int              `json:"given,omitempty"` // how many of Sockets, the first ones, another process gave
+	Serving  servingState     `json:"serving"`
+	Crew     []servingState   `json:"crew,omitempty"`    // the workers but the first
+	Signals  []syscall.Signal `json:"signals,omitempty"` // received and not yet acted on
 
 	Last          *control.Outcome `json:"last,omitempty"`
 	Attempts      uint64           `json:"attempts,omitempty"`
@@ -80,7 +83,7 @@ func (s state) check() error {
 		return errors.New("the state has sockets of other workers than there are")
 	case slices.ContainsFunc(s.descriptors(), func(fd int) bool { return fd < 0 }):
 		return errors.New("the state lacks a descriptor")
-	case s.Bound < 0 || s.Bound > len(s.Sockets):
+	case s.Bound < 0 || s.Given < 0 || s.Bound > len(s.Sockets)-s.Given:
 		return errors.New("the state has more sockets bound than there are")
 	}
 	return nil
@@ -111,6 +114,9 @@ func (s state) descriptors() []int {
 	}
 	if s.Control != -1 {
 		fds = append(fds, s.Control)
+	}
+	if s.Takeover > 0 {
+		fds = append(fds, s.Takeover)
 	}
 	for _, sock := range s.Sockets {
 		fds = append(fds, sock.FD)

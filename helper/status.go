@@ -22,11 +22,7 @@ func (k *keeper) status() control.Status {
 		Helper: &control.Helper{Renewals: k.renewals, Failures: k.renewalsFailed, Error: k.renewalError, Version: k.opt.Version, Exe: k.exe},
 	}
 	for i, sock := range k.sockets {
-		origin := "systemd"
-		if i >= len(k.sockets)-k.bound {
-			origin = "bound"
-		}
-		s.Sockets = append(s.Sockets, control.Socket{Name: sock.Name, Network: sock.Network, Address: sock.Address, Origin: origin, InUse: true,
+		s.Sockets = append(s.Sockets, control.Socket{Name: sock.Name, Network: sock.Network, Address: sock.Address, Origin: k.origin(i), InUse: true,
 			ReusePort: k.crew.queues[sock.FD] != nil})
 	}
 	if lead.isOver() {
@@ -45,9 +41,15 @@ func (k *keeper) status() control.Status {
 		if g := k.next; g != nil {
 			s.Handoff.StartedAt, s.Handoff.ReadyAt, s.Handoff.Deadline = g.started, g.readyAt, g.deadline
 		}
+		if g := k.crossing.guest; g != nil {
+			s.Handoff.ReadyAt, s.Handoff.Deadline = g.readyAt, g.deadline.until
+		}
 	}
 	if g := k.predecessor(); g != nil {
 		s.Predecessor = &control.Peer{PID: g.leader(), Generation: g.number}
+	}
+	if h := k.crossing.host; h != nil {
+		s.Predecessor = &control.Peer{PID: h.pid, Generation: h.hello.Generation - 1, Connections: h.counts}
 	}
 	s.Workers = k.crewStatus()
 	return s
@@ -95,6 +97,10 @@ func (k *keeper) statusText() string {
 	switch k.phase {
 	case control.Starting:
 		text += "starting"
+	case control.Candidate:
+		text += "ready to take over"
+	case control.Draining:
+		text += "handed over, drains"
 	case control.Stopping, control.Exited:
 		text += "stopping"
 	default:
@@ -115,6 +121,9 @@ func (k *keeper) statusText() string {
 	}
 	if g := k.predecessor(); g != nil {
 		text += fmt.Sprintf("; generation %d drains", g.number)
+	}
+	if k.hostDrains() {
+		text += fmt.Sprintf("; generation %d drains", k.crossing.host.hello.Generation-1)
 	}
 	if words != "" {
 		text += ": " + words
@@ -153,15 +162,16 @@ func (k *keeper) tellListen(g, old *generation) {
 	k.events.Write(e)
 }
 
-// tellDrain: g was told to finish.
-func (k *keeper) tellDrain(g *generation) {
-	n := g.connections()
+// tellDrain: g was told to finish n connections.
+func (k *keeper) tellDrain(g *generation) (n int) {
+	n = g.connections()
 	e := k.event(journal.Drain, g, journal.Int(journal.FieldConnsActive, int64(n)))
 	e.Message = fmt.Sprintf("%s: %s is told to finish (%s): %d connections", k.opt.Service, k.whose(g), signalName(int(g.app.Stop)), n)
 	if !k.isWorker(g) {
 		e.PeerPID = k.worker(g.slot).leader()
 	}
 	k.events.Write(e)
+	return n
 }
 
 // tellExit: nothing of g is left.

@@ -14,7 +14,7 @@ import (
 )
 
 // zdt run as the first process of a container: a pid namespace of its own without systemd, journald and
-// D-Bus. It reaps what the program leaves behind, SIGUSR2 hands over, its story is JSON on stderr, and SIGTERM ends it.
+// D-Bus, with the capabilities and the seccomp filter of container engines. It reaps what the program leaves behind, SIGUSR2 hands over, its story is JSON on stderr, and SIGTERM ends it.
 func TestHelperAsPID1(t *testing.T) {
 	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
@@ -30,7 +30,7 @@ func TestHelperAsPID1(t *testing.T) {
 mount --bind /srv/rt /run/systemd && mount -t tmpfs none /run/dbus || exit 9
 unset NOTIFY_SOCKET INVOCATION_ID JOURNAL_STREAM SYSTEMD_EXEC_PID
 export RUNTIME_DIRECTORY=/srv/rt
-exec zdt run --log json --service box --listen 127.0.0.1:8080=http -- /bin/sh -c 'setsid sh -c "true &"; exec /srv/box/current/hello'
+exec `+s.confined()+` /usr/local/bin/zdt run --log json --service box --listen 127.0.0.1:8080=http -- /bin/sh -c 'setsid sh -c "true &"; exec /srv/box/current/hello'
 `)
 		if err := g.WriteFile("/etc/systemd/system/box.service", []byte("[Service]\nType=exec\nKillMode=mixed\n"+
 			"ExecStart=/usr/bin/unshare --pid --fork --mount --kill-child=SIGKILL --mount-proc /srv/box/start\nStandardError=file:/srv/box/events\n"), 0o644); err != nil {
@@ -40,6 +40,10 @@ exec zdt run --log json --service box --listen 127.0.0.1:8080=http -- /bin/sh -c
 		s.run("systemctl", "start", "box")
 		s.await("an answer", func() bool { v, err := s.ask("/"); return err == nil && v == version(1) })
 		s.await("zdt and the program, and nothing that was left behind", func() bool { return len(s.boxed()) == 2 && s.processes() == 3 })
+
+		for _, pid := range s.boxed() {
+			s.mustBeConfined(pid)
+		}
 
 		l := s.lightLoad()
 		if err := l.Until(t.Context(), func(r load.Report) bool { return r.Requests > 100 }); err != nil {

@@ -87,6 +87,7 @@ func (b *building) publish(r Release) (Release, error) {
 	if err := do("fsync releases", b.g.releases.Sync); err != nil {
 		return Release{}, err
 	}
+	r.New = true
 	return r, nil
 }
 

@@ -50,6 +50,9 @@ type Release struct {
 	// Failed and Pinned are the marks of the release, nil if it has none.
 	Failed *Failed `json:"-"`
 	Pinned *Pinned `json:"-"`
+	// New and Noted are set by Stage: the release was made by this call, or was
+	// there and got its signature noted.
+	New, Noted bool `json:"-"`
 	// Path is the absolute path of the program.
 	Path string `json:"-"`
 	// Damage tells why the release cannot be used. Then only ID is valid.

@@ -214,6 +214,7 @@ func (g *staging) again(r Release, d *os.File, sig *Signature) (Release, error) 
 		if err := g.writeRecord(d, r); err != nil {
 			return Release{}, err
 		}
+		r.Noted = true
 	}
 	// It may stem from a run that died between the rename and this.
 	return r, do("fsync releases", g.releases.Sync)

@@ -1,0 +1,189 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zdt-dev/zdt/release"
+)
+
+// pruneDoc is the document of zdt prune.
+type pruneDoc struct {
+	Schema   string        `json:"schema"`  // zdt.prune/1
+	Outcome  string        `json:"outcome"` // pruned, unchanged, would-prune, failed
+	ExitCode ExitCode      `json:"exit_code"`
+	Changed  bool          `json:"changed"`
+	DryRun   bool          `json:"dry_run,omitempty"`
+	Service  string        `json:"service"`
+	Freed    int64         `json:"freed"`   // bytes of the removed ones
+	Removed  []releaseDoc  `json:"removed"` // or that would be; oldest first
+	Kept     []prunedKept  `json:"kept"`    // oldest first
+	Left     []releaseDoc  `json:"left"`    // that were to be removed when an error ended it
+	Error    string        `json:"error,omitempty"`
+	Hint     string        `json:"hint,omitempty"`
+	Options  prunedOptions `json:"options"`
+}
+
+type prunedOptions struct {
+	Keep       int `json:"keep"`
+	KeepFailed int `json:"keep_failed"`
+}
+
+// prunedKept is a release that stays, and why.
+type prunedKept struct {
+	releaseDoc
+	Reason release.KeepReason `json:"reason"`
+}
+
+type pruneOptions struct {
+	release.PruneOptions
+	wait waitFlag
+}
+
+func newPruneCmd(f *factory) *cobra.Command {
+	o := pruneOptions{PruneOptions: release.PruneOptions{Keep: release.DefaultKeep, KeepFailed: release.DefaultKeepFailed}}
+	cmd := &cobra.Command{
+		Use:   "prune NAME [--keep N] [--dry-run]",
+		Short: "Delete old releases",
+		Long: `Delete old releases of a service, the oldest first.
+
+Never deleted are the current release, the one that a rollback returns to, those
+of an open upgrade, those that run, and pinned ones (zdt pin). Of the others the
+newest stay, and of those that failed the last ones, as evidence.`,
+		Example: `  zdt prune web --dry-run
+  zdt prune web --keep 10`,
+		Args:              arguments(1, 1, "the NAME of the service"),
+		ValidArgsFunction: f.completeServices(1),
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&o.Keep, "keep", o.Keep, "keep the newest `N` besides those that have to stay")
+	flags.IntVar(&o.KeepFailed, "keep-failed", o.KeepFailed, "keep the last `N` that failed")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be deleted, and delete nothing")
+	flags.Var(&o.wait, "wait", "wait for an upgrade of the service to end, at most D")
+	flags.Lookup("wait").NoOptDefVal = "forever"
+	return f.command(cmd, func(ctx context.Context, args []string) error {
+		name, err := serviceName(args[0])
+		if err != nil {
+			return err
+		}
+		if o.Keep < 0 || o.KeepFailed < 0 {
+			return usage("", "prune: --keep and --keep-failed cannot be negative")
+		}
+		return runPrune(ctx, f, name, o)
+	}, ExitOK, ExitUnexpected, ExitNoService, ExitRefused, ExitUsage, ExitBusy, ExitNotAuthorised, ExitInt, ExitTerm)
+}
+
+func runPrune(ctx context.Context, f *factory, name string, o pruneOptions) error {
+	store, err := f.openReleases(name)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if !o.DryRun {
+		p, err := f.paths()
+		if err != nil {
+			return err
+		}
+		lock, err := release.Acquire(ctx, p.Lock(name), release.Holder{Since: f.now(), Who: release.Identify()}, time.Duration(o.wait))
+		if err != nil {
+			return refused(err)
+		}
+		defer lock.Release()
+	}
+	p, err := store.Prune(ctx, o.PruneOptions)
+	doc := pruneDoc{Schema: "zdt.prune/1", Service: name, DryRun: o.DryRun, Options: prunedOptions{o.Keep, o.KeepFailed}}
+	doc.fill(p, err)
+	switch {
+	case err == nil:
+	case len(p.Removed) == 0:
+		err = refused(err)
+	default: // some are gone
+		err = &Failure{Code: codeOf(err), Err: fmt.Errorf("%w; %d of %d were deleted", err, len(p.Removed), len(p.Removed)+len(p.Left)), Hint: hintOf(err)}
+	}
+	doc.ExitCode = codeOf(err)
+	if f.globals.output != outputText {
+		if err != nil {
+			doc.Error, doc.Hint = err.Error(), hintOf(err)
+		}
+		if perr := f.print(doc); perr != nil {
+			return perr
+		}
+		if err != nil {
+			f.tellText(err)
+			err = &Failure{Code: doc.ExitCode, Err: err, Told: true}
+		}
+		return err
+	}
+	if werr := f.showPruned(doc, p); werr != nil && err == nil {
+		err = werr
+	}
+	return err
+}
+
+func (d *pruneDoc) fill(p release.Pruned, err error) {
+	d.Removed, d.Kept, d.Left = []releaseDoc{}, []prunedKept{}, []releaseDoc{}
+	for _, r := range p.Removed {
+		d.Freed += r.Size
+		d.Removed = append(d.Removed, describeStaged(r, ""))
+	}
+	for _, k := range p.Kept {
+		d.Kept = append(d.Kept, prunedKept{describeStaged(k.Release, k.Reason), k.Reason})
+	}
+	for _, r := range p.Left {
+		d.Left = append(d.Left, describeStaged(r, ""))
+	}
+	d.Changed = len(p.Removed) > 0 && !d.DryRun
+	switch {
+	case err != nil:
+		d.Outcome = "failed"
+	case len(p.Removed) == 0:
+		d.Outcome = "unchanged"
+	case d.DryRun:
+		d.Outcome = "would-prune"
+	default:
+		d.Outcome = "pruned"
+	}
+}
+
+// showPruned tells what is gone, a line for each, and what it comes to. A dry run
+// also shows what stays, and why.
+func (f *factory) showPruned(d pruneDoc, p release.Pruned) error {
+	st, width := f.outStyle(), f.outWidth()
+	names := nameWidth(st, p)
+	var b strings.Builder
+	for _, r := range p.Removed {
+		word := "deleted"
+		if d.DryRun {
+			word = "would be deleted"
+		}
+		b.WriteString(releaseLines(st, r, st.bad.Render("-"), append([]string{word}, describeRole(st, r, "")...), names, width))
+	}
+	if d.DryRun {
+		for _, k := range p.Kept {
+			words := describeRole(st, k.Release, k.Reason)
+			if k.Reason == release.KeepRecent {
+				words = append([]string{fmt.Sprintf("among the newest %d", d.Options.Keep)}, words...)
+			}
+			b.WriteString(releaseLines(st, k.Release, st.good.Render("="), words, names, width))
+		}
+	}
+	if d.Outcome == "failed" {
+		_, err := f.Out.Write([]byte(b.String()))
+		return err
+	}
+	mark, verb := st.good.Render(st.marks.ok), "deleted"
+	if d.DryRun {
+		mark, verb = st.note.Render(st.marks.todo), "would be deleted"
+	}
+	head := fmt.Sprintf("%s %s: nothing to delete", st.good.Render(st.marks.ok), st.bold.Render(d.Service))
+	if len(p.Removed) > 0 {
+		head = fmt.Sprintf("%s %s: %s %s, %s", mark, st.bold.Render(d.Service), plural(len(p.Removed), "release"), verb, byteSize(d.Freed))
+	}
+	fmt.Fprintln(&b, st.line(width, []string{head, plural(len(p.Kept), "release") + " kept"}, []string{head}))
+	_, err := f.Out.Write([]byte(b.String()))
+	return err
+}

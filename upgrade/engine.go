@@ -50,6 +50,8 @@ type Engine struct {
 	Check func(path string) error
 	// Gates are what the candidate has to pass; nil: to live is enough.
 	Gates *Gates
+	// Hooks are the administrator's programs; nil: there are none.
+	Hooks *Hooks
 	// Observe is told of every phase; it must not block. nil: nobody wants to know.
 	Observe func(Update)
 	// Orders are an operator's decisions about this transaction while it runs; nil: nobody can give any.
@@ -172,6 +174,9 @@ func (r *run) transact() error {
 	if r.report.Outcome == Unchanged {
 		r.end(Done, "this content serves already")
 		return nil
+	}
+	if err := r.objects(r.hook(r.ctx, HookPreUpgrade, "")); err != nil {
+		return err
 	}
 	r.end(Done, r.to.ID)
 	if r.down || r.Options.Strategy == StrategyRestart {

@@ -49,7 +49,7 @@ func (r *run) exchange() error {
 		{Trigger, func() (string, error) { return x.trigger(ctx) }},
 		{Listen, func() (string, error) { return x.comeUp(ctx) }},
 		{Bake, func() (string, error) { return x.bake(ctx) }},
-		{Record, r.record},
+		{Record, x.record},
 	} {
 		r.begin(step.phase, "")
 		text, err := step.do()
@@ -127,6 +127,9 @@ func (x *exchange) comeUp(ctx context.Context) (string, error) {
 		r.warn("the new process %d executes %s, which is no release", pid, exe)
 	}
 	gap := r.Host.Now().Sub(x.since)
+	if err := r.objects(r.hook(r.ctx, HookPostListen, "")); err != nil {
+		return "", err
+	}
 	if x.down {
 		return fmt.Sprintf("pid %d serves after %s", pid, round(gap)), nil
 	}
@@ -286,6 +289,18 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 	return "alive for " + round(r.Host.Now().Sub(r.phaseStart)), nil
 }
 
+// record keeps the new release.
+func (x *exchange) record() (string, error) {
+	if err := x.r.objects(x.r.hook(x.r.ctx, HookPreCommit, "")); err != nil {
+		return "", err
+	}
+	text, err := x.r.record()
+	if err == nil {
+		x.r.remark(HookPostCommit, "")
+	}
+	return text, err
+}
+
 // putBack makes the old release the current one again and has systemd start it, unless the service was down before.
 func (x *exchange) putBack(ctx context.Context, cause error) error {
 	r := x.r
@@ -344,6 +359,7 @@ func (x *exchange) putBack(ctx context.Context, cause error) error {
 	r.report.Gap = r.Host.Now().Sub(x.since)
 	r.report.Action = fmt.Sprintf("systemd started the old release again as pid %d; in all nobody served for up to %s", pid, round(r.report.Gap))
 	r.end(Done, r.report.Action)
+	r.remark(HookRollback, f.Reason)
 	f.Outcome = RolledBack
 	switch {
 	case interrupted:

@@ -339,3 +339,24 @@ func TestSystemdIsLostAfterTheCommit(t *testing.T) {
 		w.wantHistory(Upgraded, Upgraded)
 	})
 }
+
+// A release that failed by its own fault is marked; one that was undone for another reason is not, and one that works the
+// next time is not any more.
+func TestFailedReleaseIsMarked(t *testing.T) {
+	w := newWorld(t)
+	bad := w.upgrade(program(t, "crash", "v2"))
+	w.want(bad, RolledBack, Listen, "crashed")
+	good := program(t, "good", "v3")
+	aborted := w.ordered(w.engine(good), Bake, Abort)
+	w.want(aborted, Aborted, Bake, "requested")
+	list, err := w.store.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range list {
+		if failed := r.Failed != nil; failed != (r.ID == bad.To.ID) {
+			t.Errorf("release %s: failed %t", r.ID, failed)
+		}
+	}
+	w.want(w.upgrade(good), Upgraded, "", "")
+}

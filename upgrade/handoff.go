@@ -35,6 +35,9 @@ func (r *run) listen() (string, error) {
 	if err := r.reloaded(); err != nil {
 		return "", err
 	}
+	if err := r.objects(r.hook(r.ctx, HookPostListen, "")); err != nil {
+		return "", err
+	}
 	return fmt.Sprintf("pid %d READY after %s", h.Candidate, round(h.ReadyAt.Sub(h.StartedAt))), nil
 }
 
@@ -113,6 +116,9 @@ func (r *run) commit() (string, error) {
 	if err := r.checkCandidate(); err != nil {
 		return "", err
 	}
+	if err := r.objects(r.hook(r.ctx, HookPreCommit, "")); err != nil {
+		return "", err
+	}
 	if err := r.writeAhead(Commit); err != nil {
 		return "", err
 	}
@@ -154,6 +160,7 @@ func (r *run) commit() (string, error) {
 		return "", err
 	}
 	r.Host.Write(r.event(journal.UpgradeCommit))
+	r.remark(HookPostCommit, "")
 	return r.whatCommitted(), nil
 }
 

@@ -51,6 +51,7 @@ type Store interface {
 	ClearTxn() error
 	History() (release.History, error)
 	AppendHistory(e release.Entry) error
+	MarkFailed(id string, f release.Failed) error
 }
 
 // Host is everything outside this process that a transaction touches. All

@@ -100,8 +100,22 @@ func (r *run) forget() error {
 	if err == nil {
 		err = r.Store.ClearTxn()
 	}
+	if releaseFailed(rep) {
+		if err := r.Store.MarkFailed(r.txn.To, release.Failed{TxID: r.txn.TxID, Reason: rep.Reason}); err != nil {
+			r.warn("%v", err)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("%w; the next zdt upgrade closes this one's record", err)
 	}
 	return nil
+}
+
+// releaseFailed reports whether an upgrade came to nothing by the release's own fault.
+func releaseFailed(rep Report) bool {
+	switch journal.Reason(rep.Reason) {
+	case journal.ReasonStart, journal.ReasonExited, journal.ReasonCrashed, journal.ReasonReadyTimeout, journal.ReasonHealth:
+		return rep.Outcome == RolledBack || rep.Outcome == NotRestored
+	}
+	return false
 }

@@ -108,6 +108,9 @@ type Report struct {
 	// Journal says how much of the story the journal told: complete, partial, absent.
 	Journal string `json:"journal,omitempty"`
 
+	// Hooks are those that ran, in their order.
+	Hooks []HookRun `json:"hooks,omitempty"`
+
 	// Story are the events of this transaction in the journal, in order.
 	Story []StoryLine `json:"story,omitempty"`
 

@@ -68,6 +68,7 @@ func (r *run) undo(cause error) error {
 		r.Host.Write(r.event(journal.UpgradeRollback, journal.Str(journal.FieldReason, f.Reason)))
 	}
 	r.end(Done, found.action)
+	r.remark(HookRollback, f.Reason)
 	f.Outcome = RolledBack
 	switch {
 	case interrupted:

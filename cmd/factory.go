@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -74,6 +75,8 @@ type factory struct {
 	dialSystemd func(ctx context.Context, user bool) (systemd, error)
 	dialControl func(ctx context.Context, path string) (*control.Client, error)
 	journalctl  []string // nil: the one in PATH
+
+	events io.Writer // of --events-fd; nil: nobody asked for it
 
 	// ran is set when a command's own code began: whatever failed before is
 	// about the command line.

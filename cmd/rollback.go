@@ -33,6 +33,7 @@ From the first moment on a restart would start the release that is gone back to.
 	flags.Lookup("wait").NoOptDefVal = "forever"
 	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "go on although somebody holds the service")
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
+	f.withEvents(cmd)
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		var err error

@@ -64,6 +64,7 @@ With --settle nothing is run again. A boot unit does that for all services.`,
 	}
 	cmd.Flags().BoolVar(&settle, "settle", false, "finish or undo, but do not run the upgrade again")
 	cmd.Flags().BoolVar(&all, "all", false, "all services of this host")
+	f.withEvents(cmd)
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		if all != (len(args) == 0) {
 			return usage("zdt resume NAME, or zdt resume --all", "resume: name a service, or all of them")

@@ -27,13 +27,14 @@ func (f *factory) tell(err error) {
 		return
 	}
 	f.tellText(err)
+	doc := errorDoc{Schema: "zdt.error/1", Outcome: "error", ExitCode: codeOf(err), Error: err.Error(), Hint: hintOf(err)}
+	if failure != nil {
+		doc.Details = failure.Details
+	}
 	if f.globals.output != outputText {
-		doc := errorDoc{Schema: "zdt.error/1", Outcome: "error", ExitCode: codeOf(err), Error: err.Error(), Hint: hintOf(err)}
-		if failure != nil {
-			doc.Details = failure.Details
-		}
 		f.print(doc)
 	}
+	f.tellEvents(doc)
 }
 
 // tellText is tell for a person.

@@ -73,6 +73,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "go on although somebody holds the service")
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
 	flags.BoolVar(&o.Helper, "helper", false, "upgrade zdt run itself to the zdt that is installed now; the program goes on")
+	f.withEvents(cmd)
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		var err error
@@ -131,6 +132,7 @@ func (f *factory) conclude(ctx context.Context, report upgrade.Report, fine bool
 			f.say("zdt: %v", err)
 		}
 	}
+	f.tellEvents(report)
 	f.tellReport(report)
 	if code != 0 {
 		return &Failure{Code: ExitCode(code), Err: fmt.Errorf("%s", report.Cause), Told: true}

@@ -32,7 +32,11 @@ const frame = 80 * time.Millisecond
 
 func (f *factory) startProgress(service string) *progress {
 	p := &progress{wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{})}
-	go p.run(f.newView(service), f.now)
+	v := f.newView(service)
+	if f.events != nil {
+		v = bothViews{&ndjsonView{out: f.events}, v}
+	}
+	go p.run(v, f.now)
 	return p
 }
 

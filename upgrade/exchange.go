@@ -45,6 +45,7 @@ func (r *run) exchange() error {
 		x.jobs.Wait()
 		x.main.close()
 	}()
+	r.skipped(Commit, Drain, Exit)
 	for _, step := range []step{
 		{Trigger, func() (string, error) { return x.trigger(ctx) }},
 		{Listen, func() (string, error) { return x.comeUp(ctx) }},

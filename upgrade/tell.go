@@ -32,6 +32,14 @@ func (r *run) end(s State, text string) {
 	r.Observe(Update{Phase: r.phase, State: s, Text: text, At: now, Elapsed: took})
 }
 
+// skipped tells of phases that this transaction does not have.
+func (r *run) skipped(phases ...Phase) {
+	now := r.Host.Now()
+	for _, p := range phases {
+		r.Observe(Update{Phase: p, State: Skipped, At: now})
+	}
+}
+
 func (r *run) warn(format string, args ...any) {
 	r.report.Warnings = append(r.report.Warnings, fmt.Sprintf(format, args...))
 }

@@ -4,7 +4,6 @@ package helper
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -37,7 +37,11 @@ func actors() map[string]func(stageConfig) error {
 		"mute":     func(c stageConfig) error { return playWeb(c, webTraits{mute: true}) },
 		"crash":    func(stageConfig) error { os.Exit(7); return nil },
 		"again":    playAgain,
-		"library":  playLibrary,
+		"third":    func(c stageConfig) error { return playThird(c, func() error { os.Exit(7); return nil }) },
+		"later": func(c stageConfig) error {
+			return playThird(c, func() error { return playWeb(c, webTraits{mute: true}) })
+		},
+		"library": playLibrary,
 	}
 }
 
@@ -82,7 +86,7 @@ func helperMain([]string) error {
 	}
 	exit, err := Run(Options{
 		Service: "stage", ControlSocket: c.controlPath(), Takeover: c.Takeover, NotifyDir: c.Dir, HoldTimeout: c.HoldTimeout,
-		Listen: append([]Listen{{"http", "tcp", "127.0.0.1:0"}}, c.Listen...), App: app,
+		Listen: append([]Listen{{"http", "tcp", "127.0.0.1:0"}}, c.Listen...), App: app, Workers: c.Workers, ReusePort: c.ReusePort,
 		Parse: func(command, environ []string) (App, error) {
 			next := app
 			if len(command) > 0 && command[0] == "wrong" {
@@ -147,9 +151,19 @@ func playWeb(c stageConfig, traits webTraits) error {
 		<-w.release
 		fmt.Fprint(rw, os.Getpid())
 	})
-	srv := &http.Server{Handler: mux}
-	go srv.Serve(ln)
+	var open sync.WaitGroup
+	srv := &http.Server{Handler: mux, ConnState: func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Done()
+		}
+	}}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
 	if !traits.mute {
+		w.note("serves") // before anybody can act on it
 		w.notifier.Send("READY=1")
 	}
 	for s := range signals {
@@ -157,7 +171,9 @@ func playWeb(c stageConfig, traits webTraits) error {
 		if s != syscall.SIGTERM || traits.stubborn {
 			continue
 		}
-		srv.Shutdown(context.Background())
+		ln.Close()
+		<-served
+		open.Wait() // in place of Shutdown, which closes connections whose request is being read
 		if what := w.LastWords; what != "" {
 			f, _ := os.Open(os.DevNull)
 			for range lastWords { // more than one, so that some wait when it is gone
@@ -195,6 +211,7 @@ func (w *web) obey(orders net.Listener) {
 			fmt.Fprintln(conn, pid, err)
 		case "exit":
 			n, _ := strconv.Atoi(rest)
+			w.note("ends")
 			os.Exit(n)
 		case "environ":
 			fmt.Fprintln(conn, os.Getenv(rest))
@@ -223,6 +240,14 @@ func playAgain(c stageConfig) error {
 	return nil
 }
 
+// playThird does something else where it is the third worker.
+func playThird(c stageConfig, third func() error) error {
+	if os.Getenv("ZDT_WORKER") == "3" {
+		return third()
+	}
+	return playWeb(c, webTraits{})
+}
+
 // playLibrary is a program that could hand over by itself.
 func playLibrary(c stageConfig) error {
 	h, err := handoff.Open(handoff.Options{})
@@ -245,6 +270,8 @@ type stageConfig struct {
 	Command   string // in place of the program
 	Ready     string // Readiness
 	Restart   bool   // the program cannot run twice at a time
+	Workers   int
+	ReusePort bool
 	LastWords string // what the program says to systemd at its end, with a descriptor
 	Takeover  string // the takeover socket
 	Control   string // the control socket, in place of one in Dir

@@ -41,6 +41,7 @@ type stage struct {
 
 	notify *net.UnixConn
 	heard  chan struct{} // closed when the systemd listens no more
+	last   control.Status
 	mu     sync.Mutex
 	words  []string // for systemd
 }

@@ -41,6 +41,9 @@ func open(o Options) (*keeper, error) {
 			return nil, fmt.Errorf("listen on %s %s: %w", l.Network, l.Address, err)
 		}
 	}
+	if err = k.openQueues(); err != nil {
+		return nil, err
+	}
 	if k.reaper, err = startReaper(); err != nil {
 		return nil, err
 	}
@@ -107,7 +110,7 @@ func (k *keeper) bind(l Listen) error {
 			return fmt.Errorf("it was inherited already, by the name of %q", s.Name)
 		}
 	}
-	fd, err := netfd.Bind(context.Background(), l.Network, l.Address, false)
+	fd, err := netfd.Bind(context.Background(), l.Network, l.Address, k.ownQueues(l.Network))
 	if err != nil {
 		return err
 	}

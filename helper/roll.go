@@ -82,10 +82,11 @@ func (k *keeper) rolled() {
 	k.seat(g)
 	k.joined(g)
 	k.tellListen(g, old)
-	if !old.isGone() {
-		k.tellDrain(old)
-	}
+	told := !old.isGone()
 	k.sendOff(old, old.app.DrainTimeout)
+	if told {
+		k.tellDrain(old) // it counts connections, which takes a while where there are many
+	}
 	k.rollOn()
 }
 

@@ -194,6 +194,9 @@ func TestTable(t *testing.T) {
 	if !slices.Contains(Table(), want) {
 		t.Errorf("%v is not there", want)
 	}
+	if !Belongs(child, os.Getpid()) || !Belongs(child, unix.Getpgrp()) || !Belongs(child, child) || Belongs(os.Getpid(), child) || Belongs(1, child) || Belongs(1<<30, child) {
+		t.Error("who belongs to whom")
+	}
 	for text, want := range map[string]Process{
 		"7 (a) b) 1 2) S 5 6 7 8": {Parent: 5, Group: 6},
 		"7 (a) S 5":               {},

@@ -71,3 +71,29 @@ func parseStat(stat []byte) (p Process, ok bool) {
 	}
 	return Process{Parent: parent, Group: group}, true
 }
+
+// ancestry bounds how far up Belongs looks.
+const ancestry = 64
+
+// Belongs reports whether the process is the leader, of the group it leads, or descends from one of these. A process
+// that is gone does not.
+func Belongs(pid, leader int) bool {
+	for range ancestry {
+		if pid == leader {
+			return true
+		}
+		if pid <= 1 {
+			return false
+		}
+		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if err != nil {
+			return false
+		}
+		p, ok := parseStat(stat)
+		if !ok || p.Group == leader {
+			return ok
+		}
+		pid = p.Parent
+	}
+	return false
+}

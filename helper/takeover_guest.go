@@ -30,6 +30,9 @@ type guest struct {
 // would find nobody to take over from it.
 const settleTime = 50 * time.Millisecond
 
+// exeLimit bounds what a process says that it runs, in bytes: it is for people.
+const exeLimit = 4096
+
 // asked decides about a process that asks for the service. With why == "" it is the candidate from here on, and l
 // is its.
 func (k *keeper) asked(l *wire.Link, ask wire.Message, pid int) (code, why string) {
@@ -49,7 +52,7 @@ func (k *keeper) asked(l *wire.Link, ask wire.Message, pid int) (code, why strin
 		a.arm = *k.armed
 		k.disarm()
 	}
-	a.exe = ask.Exe
+	a.exe = cleanText(ask.Exe, exeLimit)
 	k.attempts++
 	k.attempt, k.tookOver = a, false
 	g := &guest{neighbour: neighbour{link: l, pid: pid}, started: a.started}

@@ -65,6 +65,7 @@ func (k *keeper) hostSaid(m wire.Message) {
 	switch m.Type {
 	case wire.Commit:
 		if k.phase == control.Candidate {
+			h.committed = true
 			k.taken()
 		}
 	case wire.Abort:
@@ -81,8 +82,6 @@ func (k *keeper) hostSaid(m wire.Message) {
 
 // taken: this is the service now. The manager of this container has waited for that.
 func (k *keeper) taken() {
-	h := k.crossing.host
-	h.committed = true
 	k.phase = control.Idle
 	k.events.Logger().Info("this process is the service now", "service", k.opt.Service, "generation", k.number)
 	k.up(k.serving)
@@ -172,9 +171,7 @@ func (k *keeper) hostGone() {
 	switch {
 	case k.stopped:
 	case k.phase == control.Candidate: // nobody else has the sockets
-		k.crossing.host = h
 		k.taken()
-		k.crossing.host = nil
 	case k.phase == control.Starting && !h.committed: // it starts up as the service that it was to become
 		k.own()
 	}

@@ -144,13 +144,13 @@ func TestTakeover(t *testing.T) {
 	if st := a.await("draining", func(st control.Status) bool { return st.Phase == control.Draining }); !st.Last.Committed || st.App != first.App {
 		t.Errorf("%+v, last %+v", st, st.Last)
 	}
-	b.answers()
 	a.tell(first.App, "release")
 	if err := <-answered; err != nil {
 		t.Errorf("the request across the takeover: %v", err)
 	}
 	a.awaitExit("exited 0")
 	b.awaitGeneration(2)
+	b.answers()
 	for _, s := range []*stage{a, b} {
 		if !s.saidReady() {
 			t.Errorf("systemd heard %q", s.said())
@@ -388,6 +388,62 @@ func TestGuestDiesInTheDrain(t *testing.T) {
 			}
 			a.nextTakeoverWorks()
 		})
+	}
+}
+
+// All workers are told to finish, and all are started again if it was in vain.
+func TestTakeoverOfWorkers(t *testing.T) {
+	a := meet(t, stageConfig{Workers: 3})
+	apps := func(st control.Status) (pids []int) {
+		for _, w := range st.Workers.List {
+			pids = append(pids, w.PID)
+		}
+		return pids
+	}
+	first := apps(a.await("up", func(control.Status) bool { return true }))
+	hangs := make(chan error, 1)
+	go func() {
+		_, err := a.get("/hang")
+		hangs <- err
+	}()
+	var busy int
+	eventually(t, "one of them hangs", func() bool {
+		for _, pid := range first {
+			if a.noted(pid, "hangs") {
+				busy = pid
+			}
+		}
+		return busy != 0
+	})
+	n := a.beside(stageConfig{Workers: 2})
+	if st := n.await("the service", func(st control.Status) bool { return st.Phase == control.Idle }); st.Workers.Ready != 2 || st.Generation != 2 {
+		t.Errorf("%+v", st.Workers)
+	}
+	for _, pid := range first {
+		a.awaitNote(pid, "terminated")
+	}
+	n.crash()
+	st := a.await("taken back", func(st control.Status) bool { return st.Phase == control.Idle })
+	if st.Workers.Ready != 3 || st.Generation != 3 || !st.TookOver {
+		t.Errorf("%+v, %+v", st, st.Workers)
+	}
+	a.tell(busy, "release")
+	if err := <-hangs; err != nil {
+		t.Errorf("the request at the old program: %v", err)
+	}
+	st = a.await("alone", func(st control.Status) bool { return st.Predecessor == nil })
+	for _, pid := range apps(st) {
+		for _, old := range first {
+			if pid == old {
+				t.Errorf("worker %d is the one of before", pid)
+			}
+		}
+	}
+	n = a.beside(stageConfig{Workers: 2})
+	n.awaitGeneration(4)
+	a.awaitExit("exited 0")
+	if pid, err := n.get("/"); err != nil || pid == 0 {
+		t.Errorf("%d answers, %v", pid, err)
 	}
 }
 

@@ -111,7 +111,10 @@ func member(ctx context.Context, w *treeWriter, t io.Reader, h *tar.Header) erro
 			return nil
 		}
 		return w.dir(p)
-	case tar.TypeReg, tar.TypeGNUSparse:
+	case tar.TypeReg:
+		if h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != "" {
+			return errSparse()
+		}
 		if p == "" {
 			return errors.New("is a file without a name")
 		}
@@ -133,10 +136,17 @@ func member(ctx context.Context, w *treeWriter, t io.Reader, h *tar.Header) erro
 		return w.hardLink(p, to)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		return errors.New("is a device or a pipe; only files, directories and links are possible")
+	case tar.TypeGNUSparse:
+		return errSparse()
 	case tar.TypeXGlobalHeader: // a comment, as git archive writes
 		return nil
 	}
 	return fmt.Errorf("is of a kind that zdt does not know (%q)", h.Typeflag)
+}
+
+// errSparse: some bytes can stand for any number of zeros, which would be written.
+func errSparse() error {
+	return hint(errors.New("is a sparse file"), "make the archive without --sparse")
 }
 
 func errSetuid(mode int64) error {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,10 +53,10 @@ func TestDiskFull(t *testing.T) {
 		{"no inodes", "mode=755,size=16m,nr_inodes=12"},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
-			dir := t.TempDir()
-			do(t, unix.Mount("tmpfs", dir, "tmpfs", 0, kind.options))
-			defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
-			s := createStore(t, dir)
+			disk := t.TempDir()
+			do(t, unix.Mount("tmpfs", disk, "tmpfs", 0, kind.options))
+			defer func() { _ = unix.Unmount(disk, unix.MNT_DETACH) }()
+			s := createStore(t, disk)
 			v1 := mustStage(t, s, "v1")
 			mustFlip(t, s, v1)
 			mustAppend(t, s, Entry{TxID: testTxID(1), To: v1.ID, Committed: true})
@@ -71,18 +72,33 @@ func TestDiskFull(t *testing.T) {
 			if kind.name == "no space" {
 				src = writeSource(t, bigContent('b', 1<<20))
 			} else {
-				fillInodes(t, dir)
+				fillInodes(t, disk)
 			}
-			before := snapshot(t, dir)
+			before := snapshot(t, disk)
 			_, err := s.Stage(t.Context(), src, StageOptions{})
 			full("stage", err)
-			if after := snapshot(t, dir); after != before {
+			if after := snapshot(t, disk); after != before {
 				t.Errorf("left behind:\n%s\nwas\n%s", after, before)
 			}
 
+			// Whole directories, and archives.
+			root := writeApp(t)
+			writeFile(t, filepath.Join(root, "large"), bigContent('c', 1<<20), 0o644)
+			for i := range 20 {
+				writeFile(t, filepath.Join(root, "small"+strconv.Itoa(i)), "", 0o644)
+			}
+			for what, src := range map[string]string{"directory": root,
+				"archive": writeBytes(t, "x", makeTar(t, file("web", script), data("large", bigContent('c', 1<<20)), data("a", ""), dir("b"), dir("c"), dir("d")))} {
+				_, err := s.Stage(t.Context(), src, StageOptions{})
+				full("stage "+what, err)
+				if after := snapshot(t, disk); after != before {
+					t.Errorf("%s left behind:\n%s\nwas\n%s", what, after, before)
+				}
+			}
+			full("pin", fillAndPin(t, s, v1, disk))
+
 			if kind.name == "no space" {
-				fill(t, filepath.Join(dir, "ballast"))
-				before = snapshot(t, dir)
+				before = snapshot(t, disk)
 				full("stage on a full disk", func() error {
 					_, err := s.Stage(t.Context(), src, StageOptions{})
 					return err
@@ -106,6 +122,21 @@ func TestDiskFull(t *testing.T) {
 			checkTidy(t, s)
 		})
 	}
+}
+
+// fillAndPin pins a release when nothing at all fits any more.
+func fillAndPin(t *testing.T, s *Store, r Release, disk string) error {
+	t.Helper()
+	ballast := filepath.Join(disk, "ballast")
+	if f, err := os.OpenFile(ballast, os.O_CREATE|os.O_WRONLY, 0o644); err == nil {
+		f.Close()
+		fill(t, ballast)
+	}
+	err := s.Pin(t.Context(), r.ID, Pinned{})
+	if got, _ := s.Get(r.ID); got.Pinned != nil {
+		t.Error("pinned all the same")
+	}
+	return err
 }
 
 // fill writes until nothing fits any more.
@@ -152,7 +183,7 @@ func TestMountOptions(t *testing.T) {
 		t.Errorf("left behind:\n%s", after)
 	}
 	do(t, unix.Mount("", dir, "", unix.MS_REMOUNT, "mode=755,size=4m"))
-	v1 := mustStage(t, s, "v1")
+	v0, v1 := mustStage(t, s, "v0"), mustStage(t, s, "v1")
 	mustFlip(t, s, v1)
 
 	// Read-only: everything can still be read, and writing says why it fails.
@@ -165,6 +196,10 @@ func TestMountOptions(t *testing.T) {
 		"stage":   err,
 		"txn":     s.WriteTxn(Txn{TxID: testTxID(1), Phase: PhaseStage}),
 		"history": s.AppendHistory(Entry{TxID: testTxID(1)}),
+		"pin":     s.Pin(t.Context(), v1.ID, Pinned{}),
+		"fail":    s.MarkFailed(v0.ID, Failed{TxID: testTxID(1)}),
+		"prune":   func() error { _, err := pruneFor(t, s, 0); return err }(),
+		"tree":    func() error { _, err := s.Stage(t.Context(), writeApp(t), StageOptions{}); return err }(),
 	} {
 		var h interface{ Hint() string }
 		if !errors.Is(err, unix.EROFS) || !errors.As(err, &h) || !strings.Contains(h.Hint(), "read-only") {

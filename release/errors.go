@@ -3,6 +3,9 @@ package release
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -77,13 +80,15 @@ func (e *SchemaError) Hint() string {
 func withSpaceHint(err error, dir string) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC):
-		return hint(err, "the file system of %s is full (or out of inodes, see df -i); free some: releases that neither run nor are current can be deleted (ls %[1]s/releases)", dir)
+		return hint(err, "the file system of %s is full (or out of inodes, see df -i); zdt prune %s deletes old releases, --dry-run shows which", dir, filepath.Base(dir))
 	case errors.Is(err, syscall.EDQUOT):
-		return hint(err, "the disk quota for %s is used up; raise it, or delete releases that neither run nor are current (ls %[1]s/releases)", dir)
+		return hint(err, "the disk quota for %s is used up; raise it, or delete old releases with zdt prune %s", dir, filepath.Base(dir))
 	case errors.Is(err, syscall.EFBIG):
 		return hint(err, "the file size limit (ulimit -f, LimitFSIZE=) is too low for a file in %s", dir)
 	case errors.Is(err, syscall.EROFS):
 		return hint(err, "the file system of %s is mounted read-only", dir)
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		return hint(err, "run it as root; zdt --user is for services of your own user manager")
 	}
 	return err
 }

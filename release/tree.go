@@ -129,6 +129,11 @@ func (w *treeWriter) file(ctx context.Context, p string, exec bool, r io.Reader,
 	if err == nil {
 		err = out.Chmod(fs.FileMode(fileMode(exec)))
 	}
+	if err == nil {
+		// Begin with the writing, so that the blocks of all files are allocated in
+		// few transactions of the file system and not one for each fsync.
+		_ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	}
 	if closeErr := out.Close(); err == nil {
 		err = closeErr
 	}

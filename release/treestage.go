@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -83,7 +84,7 @@ func (g *staging) copyTree(ctx context.Context, archive *Archive, sig *Signature
 	if archive == nil && g.want != "" && sum != g.want {
 		return Release{}, &ChecksumError{Path: g.in.path, Want: g.want, Got: sum}
 	}
-	if err := do("fsync tree", func() error { return syncTree(b.d) }); err != nil {
+	if err := do("fsync tree", func() error { return syncTree(ctx, b.d, len(tree.all)) }); err != nil {
 		return Release{}, err
 	}
 	if err := do("settle", func() error { return settleTree(ctx, b.d, tree.main) }); err != nil {
@@ -247,10 +248,53 @@ func sameFile(d *os.File, a, b string) bool {
 		unix.Fstatat(int(d.Fd()), b, &y, unix.AT_SYMLINK_NOFOLLOW) == nil && x.Dev == y.Dev && x.Ino == y.Ino
 }
 
-// syncTree makes all files of the release durable with one call: thousands of
-// fsyncs take minutes. Since Linux 5.8 it also tells that a write has failed.
-func syncTree(d *os.File) error {
-	return retry(func() error { return unix.Syncfs(int(d.Fd())) })
+// manyEntries is where one sync of the file system is cheaper than one of each file.
+const manyEntries = 2000
+
+// syncTree makes the n files and directories below d durable. A syncfs(2) also
+// writes what others have written and waits for that, so it is only taken for
+// trees that would need minutes otherwise. Since Linux 5.8 it tells of failed writes.
+func syncTree(ctx context.Context, d *os.File, n int) error {
+	if n > manyEntries {
+		return retry(func() error { return unix.Syncfs(int(d.Fd())) })
+	}
+	return syncEach(ctx, d)
+}
+
+func syncEach(ctx context.Context, d *os.File) error {
+	list, err := openDirAt(int(d.Fd()), ".", d.Name()) // with an offset of its own
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	entries, err := list.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if e.Type()&fs.ModeSymlink != 0 {
+			continue // is in its directory
+		}
+		// What a reader may open can be synced.
+		fd, err := unix.Openat(int(d.Fd()), e.Name(), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &fs.PathError{Op: "open", Path: filepath.Join(d.Name(), e.Name()), Err: err}
+		}
+		f := os.NewFile(uintptr(fd), filepath.Join(d.Name(), e.Name()))
+		if e.IsDir() {
+			err = syncEach(ctx, f)
+		} else {
+			err = f.Sync()
+		}
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return d.Sync()
 }
 
 // settleTree returns when the main program can be executed, as settle does.

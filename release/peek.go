@@ -26,7 +26,7 @@ func (s *Store) Peek(ctx context.Context, src string, o StageOptions) (Peek, err
 		err = bad
 	}
 	if err != nil {
-		return Peek{}, fmt.Errorf("look at %q: %w", src, err)
+		return Peek{}, fmt.Errorf("stage %q: %w", src, err) // as Stage says it
 	}
 	return p, nil
 }
@@ -42,7 +42,7 @@ func (s *Store) peek(ctx context.Context, src string, o StageOptions) (Peek, err
 	}
 	var err error
 	if g.in, err = openSource(ctx, src); err != nil {
-		return Peek{}, err
+		return Peek{}, fmt.Errorf("open source: %w", err)
 	}
 	defer g.in.Close()
 	switch {

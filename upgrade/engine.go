@@ -35,6 +35,7 @@ type Options struct {
 	Freeze       time.Duration // bound on a freeze; 0 is DefaultFreeze
 	Wait         time.Duration // for the lock: 0 not at all, negative without bound
 	IgnoreHold   bool          // go on although somebody holds the service
+	PlanID       string        // refuse unless the world is the one of this plan
 }
 
 // Engine carries one transaction out.
@@ -52,6 +53,8 @@ type Engine struct {
 	Gates *Gates
 	// Hooks are the administrator's programs; nil: there are none.
 	Hooks *Hooks
+	// Sight is what a plan sees; only Plan and Options.PlanID need it.
+	Sight *Sight
 	// Observe is told of every phase; it must not block. nil: nobody wants to know.
 	Observe func(Update)
 	// Orders are an operator's decisions about this transaction while it runs; nil: nobody can give any.

@@ -22,6 +22,9 @@ func (r *run) preflight() error {
 	if err := r.checkRequest(); err != nil {
 		return err
 	}
+	if err := r.checkPlan(); err != nil {
+		return err
+	}
 	if err := r.survey(); err != nil {
 		return err
 	}

@@ -64,8 +64,13 @@ func (r *run) stage() error {
 	return nil
 }
 
+// stageOptions are those of the file that is upgraded to; a plan looks at it with the same.
+func (r *run) stageOptions() release.StageOptions {
+	return release.StageOptions{SHA256: r.Options.SHA256}
+}
+
 func (r *run) stageFile() error {
-	to, err := r.Store.Stage(r.ctx, r.Options.Binary, release.StageOptions{SHA256: r.Options.SHA256})
+	to, err := r.Store.Stage(r.ctx, r.Options.Binary, r.stageOptions())
 	if err != nil {
 		return &Failure{Outcome: Refused, Err: fmt.Errorf("stage release: %w", err), Hint: hintOf(err)}
 	}

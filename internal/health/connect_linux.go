@@ -49,16 +49,23 @@ func (p Prober) connect(ctx context.Context, g Gate, c Candidate) answer {
 				timer.Stop()
 				pause = min(pause*3/2, otherPauseMost)
 			}
-			if ctx.Err() == nil {
+			if !over(ctx) {
 				continue
 			}
 		}
-		if others > 0 && !a.ok && ctx.Err() != nil {
+		if others > 0 && whose != sockowner.Mine && whose != sockowner.Unknown && over(ctx) {
 			a.text = fmt.Sprintf("none of %s came to the candidate, another process accepted them; if that is a proxy in front of the service, say from=anyone", connections(others))
 			a.by.Others = others
 		}
 		return a
 	}
+}
+
+// over reports whether the time is over. A connection, which has a deadline of its own, may know so a moment before the
+// context does.
+func over(ctx context.Context) bool {
+	deadline, found := ctx.Deadline()
+	return ctx.Err() != nil || found && !time.Now().Before(deadline)
 }
 
 func connections(n int) string {
@@ -110,7 +117,7 @@ func (p Prober) once(ctx context.Context, g Gate, c Candidate) (answer, sockowne
 	}
 	text, err := ask.finish(over, g)
 	if err != nil {
-		a.ok, text = false, explain(ctx, err)
+		a.ok, text = false, explain(err)
 	}
 	a.text = text
 	return a, whose
@@ -134,7 +141,7 @@ func (p Prober) accepted(ctx context.Context, g Gate, c Candidate, conn net.Conn
 		return whose, answer{ok: true, text: "a connection was made", blind: err.Error()}
 	case whose == sockowner.Other:
 		return whose, answer{text: "another process accepted the connection"}
-	case ctx.Err() == nil:
+	case !over(ctx):
 		return whose, answer{text: err.Error()}
 	case whose == sockowner.Deferred:
 		return whose, answer{text: "nobody is shown the connection before a request, for TCP_DEFER_ACCEPT (use http://)"}
@@ -161,12 +168,12 @@ func hostOf(address string) string {
 }
 
 // explain says in words what became of a connection that was accepted.
-func explain(ctx context.Context, err error) string {
+func explain(err error) string {
 	var verify *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &verify):
 		return err.Error() + " (verify=no does not look at it)"
-	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return "no answer"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "the connection was closed without an answer"

@@ -85,7 +85,9 @@ func (p Prober) execute(ctx context.Context, g Gate, c Candidate) answer {
 	if res.Err != nil {
 		a.text = res.Err.Error()
 	}
-	a.text += " after " + round(res.Took).String()
+	if ctx.Err() == nil { // or it says so itself
+		a.text += " after " + round(res.Took).String()
+	}
 	if len(res.Tail) > 0 {
 		a.text += fmt.Sprintf(": %q", strings.Join(res.Tail, "\n"))
 	}

@@ -124,14 +124,14 @@ func poll(ctx context.Context, g Gate, r *Result, tell func(), try func(context.
 		}
 		tryCtx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no end after %s", round(limit)))
 		a := try(tryCtx)
-		a.cut = cut && tryCtx.Err() != nil
+		a.cut = cut && over(tryCtx)
 		cancel()
 		if ctx.Err() != nil {
 			return
 		}
 		r.add(g, a, time.Since(began))
 		next := now.Add(g.every)
-		if r.State == Asking && !next.Before(end) {
+		if r.State == Asking && (!next.Before(end) || !time.Now().Before(end)) {
 			r.overdue(g)
 		}
 		tell()

@@ -108,7 +108,7 @@ func build(ctx context.Context, to string) error {
 
 // sections are what is measured, in this order.
 func sections() []section {
-	return []section{{"startup", startups}, {"throughput", throughput}, {"moves", moves}, {"upgrades", upgrades}, {"programs", programs}}
+	return []section{{"startup", startups}, {"throughput", throughput}, {"moves", moves}, {"staging", staging}, {"upgrades", upgrades}, {"programs", programs}}
 }
 
 type section struct {

@@ -25,10 +25,11 @@ type Lines struct {
 	Close   func()       // ends it, and returns when it has ended
 }
 
-// Journal follows what the unit writes.
-func Journal(source journal.Source) func(ctx context.Context, since string) Lines {
+// Journal follows what the unit of the query writes.
+func Journal(q journal.Query) func(ctx context.Context, since string) Lines {
 	return func(ctx context.Context, since string) Lines {
-		f := journal.Follow(ctx, journal.Query{Source: source, AfterCursor: since})
+		q.AfterCursor = since
+		f := journal.Follow(ctx, q)
 		lines := make(chan Line)
 		ended := make(chan struct{})
 		ctx, cancel := context.WithCancel(ctx)
@@ -37,7 +38,7 @@ func Journal(source journal.Source) func(ctx context.Context, since string) Line
 			defer close(lines)
 			for e := range f.Entries() {
 				pid, err := strconv.Atoi(e.Get("_PID"))
-				if err != nil || !journal.Trusted(e, source) {
+				if err != nil || !journal.Trusted(e, q.Source) {
 					continue
 				}
 				select {

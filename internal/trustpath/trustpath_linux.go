@@ -15,8 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUntrusted: somebody else could have written it, or could exchange it.
-var ErrUntrusted = errors.New("not trusted")
+var (
+	// ErrUntrusted: somebody else could have written it, or could exchange it.
+	ErrUntrusted = errors.New("not trusted")
+	// ErrNotExecutable: it is a trusted file, but nobody may execute it.
+	ErrNotExecutable = errors.New("not executable")
+)
 
 // maxLinks is the number of symbolic links followed on the way, the same as the kernel's MAXSYMLINKS.
 const maxLinks = 40
@@ -46,7 +50,7 @@ func Program(path string) error {
 	case st.Mode&0o022 != 0:
 		return untrusted(at, fmt.Sprintf("is writable for others (mode %04o)", st.Mode&0o7777))
 	case st.Mode&0o111 == 0:
-		return fmt.Errorf("%s is not executable: %w", at, fs.ErrPermission)
+		return fmt.Errorf("%s: %w", at, ErrNotExecutable)
 	}
 	return nil
 }

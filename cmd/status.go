@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -303,17 +304,26 @@ func (s *serviceStatus) fillRunning(p Paths) {
 	if s.Runtime == nil || s.Runtime.Exe == "" {
 		return
 	}
-	dir := filepath.Dir(s.Runtime.Exe)
-	if isHelper(*s.Runtime) && dir == filepath.Join(p.StateDir(s.Name), "current") {
+	if isHelper(*s.Runtime) && strings.HasPrefix(s.Runtime.Exe, filepath.Join(p.StateDir(s.Name), "current")+"/") {
 		s.Running = s.Current // it names its program as ExecStart= does
 		return
 	}
-	if id := filepath.Base(dir); release.ValidID(id) && filepath.Dir(filepath.Dir(dir)) == p.StateDir(s.Name) {
+	if id := releaseIn(p.StateDir(s.Name), s.Runtime.Exe); id != "" {
 		s.Running = &releaseStatus{ID: id}
 		if s.Current != nil && s.Current.ID == id {
 			s.Running = s.Current
 		}
 	}
+}
+
+// releaseIn is the ID of the release that a file of the store in dir lies in, however deep; "" for other files.
+func releaseIn(dir, file string) string {
+	rest, inside := strings.CutPrefix(file, filepath.Join(dir, "releases")+"/")
+	id, _, below := strings.Cut(rest, "/")
+	if !inside || !below || !release.ValidID(id) {
+		return ""
+	}
+	return id
 }
 
 // addNotes says what an operator would otherwise find out too late.

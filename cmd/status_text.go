@@ -3,13 +3,11 @@ package cmd
 import (
 	"cmp"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
-	"github.com/zdt-dev/zdt/release"
 )
 
 // printStatus shows services to a person, one block each.
@@ -117,8 +115,11 @@ func writeRuntime(row func(string, string, ...any), st style, r *control.Status,
 	}
 	if h := r.Handoff; h != nil {
 		exe := h.Exe
-		if id := filepath.Base(filepath.Dir(exe)); release.ValidID(id) {
-			exe = "release " + shortID(id)
+		// /var/lib/zdt/NAME/releases/ID/…; the store of which service is clear.
+		if dir, _, found := strings.Cut(exe, "/releases/"); found {
+			if id := releaseIn(dir, exe); id != "" {
+				exe = "release " + shortID(id)
+			}
 		}
 		text := control.Process(h.Candidate) + ", " + clean(exe)
 		if !h.Deadline.IsZero() {

@@ -11,11 +11,7 @@ import (
 
 	"github.com/zdt-dev/zdt/internal/script"
 	"github.com/zdt-dev/zdt/internal/trustpath"
-	"github.com/zdt-dev/zdt/release"
 )
-
-// Schema names the document that hooks read. Fields are only ever added.
-const Schema = "zdt.hook/1"
 
 // DefaultTimeout is how long a hook may take.
 const DefaultTimeout = 30 * time.Second
@@ -28,34 +24,6 @@ const (
 	// tailKept is how many of the last lines of a hook are in its result.
 	tailKept = 10
 )
-
-// Doc is what a hook reads on its standard input. Schema and Point are set by Run; what is not known at a point is left out.
-type Doc struct {
-	Schema  string `json:"schema"`
-	Point   Point  `json:"point"`
-	Service string `json:"service"`
-	TxID    string `json:"txid"`
-	// Kind is what was asked for: upgrade or rollback.
-	Kind release.Kind `json:"kind,omitempty"`
-	From *Release     `json:"from,omitempty"`
-	To   *Release     `json:"to,omitempty"`
-	// Incumbent and Candidate are pids.
-	Incumbent int         `json:"incumbent,omitempty"`
-	Candidate int         `json:"candidate,omitempty"`
-	Who       release.Who `json:"who"`
-	Why       string      `json:"why,omitempty"`
-	// Outcome, Reason and Cause say at the rollback point what happened, as the document of zdt upgrade does.
-	Outcome string `json:"outcome,omitempty"`
-	Reason  string `json:"reason,omitempty"`
-	Cause   string `json:"cause,omitempty"`
-}
-
-// Release is one of the two.
-type Release struct {
-	ID     string `json:"id"`
-	Path   string `json:"path,omitempty"`
-	SHA256 string `json:"sha256,omitempty"`
-}
 
 // Options say how hooks run.
 type Options struct {
@@ -73,9 +41,13 @@ func (o Options) timeout() time.Duration {
 	return DefaultTimeout
 }
 
-// Budget is the longest that Run takes for so many hooks.
-func (o Options) Budget(hooks int) time.Duration {
-	return time.Duration(hooks) * (o.timeout() + grace + slack)
+// Budget is the longest that Run takes for the hooks of one point, whichever it is.
+func (o Options) Budget(s Set) time.Duration {
+	most := 0
+	for _, hooks := range s {
+		most = max(most, len(hooks))
+	}
+	return time.Duration(most) * (o.timeout() + grace + slack)
 }
 
 // Result is what became of one hook.
@@ -92,53 +64,58 @@ type Result struct {
 
 // String says in one line what happened.
 func (r Result) String() string {
-	text := fmt.Sprintf("hook %s %s", r.Hook, "went well")
-	if !r.OK {
-		text = fmt.Sprintf("hook %s: %s", r.Hook, r.Error)
-		if n := len(r.Tail); n > 0 {
-			text += fmt.Sprintf(": %q", r.Tail[n-1])
-		}
+	if r.OK {
+		return r.Hook + " went well"
+	}
+	text := r.Hook + ": " + r.Error
+	if n := len(r.Tail); n > 0 {
+		text += fmt.Sprintf(": %q", r.Tail[n-1])
 	}
 	return text
 }
 
-// Run runs the hooks one after the other, and returns what became of each that was started. At a point where they can
-// stop the upgrade none runs after one that failed; at the others all run. The end of ctx ends the one that runs, in
-// the way its deadline does, and no other is started.
-func Run(ctx context.Context, hooks []Hook, d Doc, o Options) []Result {
+// Run runs the hooks one after the other, and returns what became of each that was started. doc is what they read on
+// standard input as JSON: the document zdt.hook/1. What of it is a word is in their environment, too.
+//
+// At a point where they can stop the upgrade none runs after one that failed; at the others all run. The end of ctx ends
+// the one that runs, in the way its deadline does, no other is started, and that is an error.
+//
+// The error names each hook that failed, in one line.
+func Run(ctx context.Context, hooks []Hook, doc any, o Options) ([]Result, error) {
+	if len(hooks) == 0 {
+		return nil, nil
+	}
+	text, err := json.Marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("write the document for the hooks: %w", err)
+	}
 	var results []Result
 	for _, h := range hooks {
 		if ctx.Err() != nil {
-			break
+			return results, fmt.Errorf("%s was not run: %w", h.Path, context.Cause(ctx))
 		}
 		if o.Started != nil {
 			o.Started(h)
 		}
-		r := run(ctx, h, d, o)
+		r := run(ctx, h, text, o)
 		results = append(results, r)
 		if !r.OK && h.Point.Vetoes() {
 			break
 		}
 	}
-	return results
+	return results, objection(results)
 }
 
-func run(ctx context.Context, h Hook, d Doc, o Options) Result {
+func run(ctx context.Context, h Hook, doc []byte, o Options) Result {
 	r := Result{Hook: h.Path, Point: h.Point, ExitCode: -1}
 	// Once more: it was found before the upgrade, which may be long ago.
 	if err := trustpath.Program(h.Path); err != nil {
 		r.Error = err.Error()
 		return r
 	}
-	d.Schema, d.Point = Schema, h.Point
-	doc, err := json.Marshal(d)
-	if err != nil {
-		r.Error = err.Error()
-		return r
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout(), fmt.Errorf("it took longer than %v (HookTimeout=) and was killed", o.timeout()))
 	defer cancel()
-	c := script.Command{Path: h.Path, Env: script.Environ(environ(d)...), Stdin: append(doc, '\n'), Grace: grace, Keep: tailKept}
+	c := script.Command{Path: h.Path, Env: script.Environ(environ(h.Point, doc)...), Stdin: append(doc[:len(doc):len(doc)], '\n'), Grace: grace, Keep: tailKept}
 	if o.Line != nil {
 		c.Line = func(text string) { o.Line(h, text) }
 	}
@@ -150,45 +127,56 @@ func run(ctx context.Context, h Hook, d Doc, o Options) Result {
 	return r
 }
 
-// environ has the same for scripts that read no JSON.
-func environ(d Doc) []string {
-	env := []string{"ZDT_HOOK_POINT=" + string(d.Point), "ZDT_SERVICE=" + d.Service, "ZDT_TXID=" + d.TxID}
-	add := func(name, value string) {
-		if value != "" && value != "0" {
-			env = append(env, name+"="+strings.ReplaceAll(value, "\x00", ""))
+// facts are the parts of the document that a script finds in its environment, too.
+type facts struct {
+	Service   string `json:"service"`
+	Unit      string `json:"unit"`
+	TxID      string `json:"txid"`
+	Kind      string `json:"kind"`
+	From      fact   `json:"from"`
+	To        fact   `json:"to"`
+	Incumbent int    `json:"incumbent"`
+	Candidate int    `json:"candidate"`
+	Why       string `json:"why"`
+	Reason    string `json:"reason"`
+}
+
+type fact struct {
+	ID string `json:"id"`
+}
+
+func environ(point Point, doc []byte) []string {
+	var f facts
+	_ = json.Unmarshal(doc, &f) // what does not fit is left out
+	env := []string{"ZDT_HOOK_POINT=" + string(point)}
+	for _, v := range [][2]string{
+		{"SERVICE", f.Service}, {"UNIT", f.Unit}, {"TXID", f.TxID}, {"KIND", f.Kind}, {"FROM", f.From.ID}, {"TO", f.To.ID},
+		{"INCUMBENT_PID", number(f.Incumbent)}, {"CANDIDATE_PID", number(f.Candidate)}, {"WHY", f.Why}, {"REASON", f.Reason},
+	} {
+		if v[1] != "" {
+			env = append(env, "ZDT_"+v[0]+"="+strings.ReplaceAll(v[1], "\x00", ""))
 		}
 	}
-	if d.From != nil {
-		add("ZDT_FROM", d.From.ID)
-	}
-	if d.To != nil {
-		add("ZDT_TO", d.To.ID)
-	}
-	add("ZDT_KIND", string(d.Kind))
-	add("ZDT_INCUMBENT_PID", strconv.Itoa(d.Incumbent))
-	add("ZDT_CANDIDATE_PID", strconv.Itoa(d.Candidate))
-	add("ZDT_OUTCOME", d.Outcome)
-	add("ZDT_REASON", d.Reason)
 	return env
 }
 
-// Veto is the error of the hook that stops the upgrade; nil if there is none.
-func Veto(results []Result) error {
-	for _, r := range results {
-		if !r.OK && r.Point.Vetoes() {
-			return errors.New(r.String())
-		}
+func number(n int) string {
+	if n == 0 {
+		return ""
 	}
-	return nil
+	return strconv.Itoa(n)
 }
 
-// Warnings are the failures of hooks that came too late to stop anything.
-func Warnings(results []Result) []string {
+// objection is what the hooks that failed say.
+func objection(results []Result) error {
 	var all []string
 	for _, r := range results {
-		if !r.OK && !r.Point.Vetoes() {
+		if !r.OK {
 			all = append(all, r.String())
 		}
 	}
-	return all
+	if len(all) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(all, "; "))
 }

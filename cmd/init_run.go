@@ -19,6 +19,7 @@ var runFlagsOfInit = [...]struct{ name, usage string }{
 	{"stop-signal", "helper: `SIG` makes the program finish and end (default TERM)"},
 	{"pause-signal", "helper: `SIG` makes it stop accepting for a while"},
 	{"resume-signal", "helper: `SIG` undoes --pause-signal"},
+	{"workers", "helper: `N` processes of the program serve side by side (default 1)"},
 	{"strategy", "helper: `HOW` is handoff (default), or restart for a program that cannot run twice at a time"},
 }
 

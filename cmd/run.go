@@ -26,6 +26,8 @@ import (
 type runOptions struct {
 	service, control string
 	takeover         string
+	workers          int
+	reusePort        bool
 	listen           []string
 	pass             []string
 	stdin            string
@@ -38,6 +40,9 @@ type runOptions struct {
 
 	readyTimeout, holdTimeout, drainTimeout durationFlag
 }
+
+// maxWorkers bounds --workers: more is a mistake.
+const maxWorkers = 1000
 
 const (
 	strategyHandoff = "handoff"
@@ -55,6 +60,8 @@ func (o *runOptions) bind(flags *pflag.FlagSet) {
 	flags.Var(&o.pause, "pause-signal", "the signal that makes it stop accepting, while another generation is on probation")
 	flags.Var(&o.resume, "resume-signal", "the signal that undoes --pause-signal")
 	flags.StringVar(&o.strategy, "strategy", strategyHandoff, "`HOW` is handoff, or restart for a program that cannot run twice at a time: clients wait in the sockets meanwhile")
+	flags.IntVar(&o.workers, "workers", 1, "`N` processes of the program serve side by side; a handoff replaces them one after the other")
+	flags.BoolVar(&o.reusePort, "reuse-port", false, "give each worker TCP and UDP sockets of its own (SO_REUSEPORT) in place of one that all share")
 	flags.Var(&o.readyTimeout, "ready-timeout", "from start to ready (default: $ZDT_READY_TIMEOUT, else "+handoff.DefaultReadyTimeout.String()+")")
 	flags.Var(&o.drainTimeout, "drain-timeout", "from --stop-signal to SIGKILL (default: $ZDT_DRAIN_TIMEOUT, else "+handoff.DefaultDrainTimeout.String()+")")
 	flags.Var(&o.holdTimeout, "hold-timeout", "for a decision about a held candidate (default: $ZDT_HOLD_TIMEOUT, else "+handoff.DefaultHoldTimeout.String()+")")
@@ -75,7 +82,8 @@ zdt run holds the sockets, starts the program with them, and at a handoff starts
 the program's next process group beside the one that serves. When that is ready,
 the old one is told to finish and end. The main process never changes.
 
-{fd:NAME} in an argument or in a variable is the number of the socket NAME.
+{fd:NAME} in an argument or in a variable is the number of the socket NAME,
+{worker} that of the worker.
 
 SIGUSR2 starts a handoff, SIGUSR1 undoes one, SIGTERM stops, SIGQUIT stops at
 once. SIGWINCH, SIGTTIN, SIGTTOU and SIGCONT go to the program.
@@ -109,7 +117,7 @@ or by the same signal.`,
 // options makes of the flags what a helper is started with.
 func (o *runOptions) options(command, environ []string) (helper.Options, error) {
 	getenv := lookup(environ)
-	out := helper.Options{Service: o.service, ControlSocket: o.control, Version: linkedVersion}
+	out := helper.Options{Service: o.service, ControlSocket: o.control, Version: linkedVersion, Workers: o.workers, ReusePort: o.reusePort}
 	if out.Service == "" {
 		out.Service = getenv("ZDT_SERVICE")
 	}
@@ -178,11 +186,20 @@ func (o *runOptions) takeoverSocket(getenv func(string) string) (string, error) 
 func (o *runOptions) app(command, environ []string) (helper.App, error) {
 	a := helper.App{
 		Command: command, Environ: environ, Overlap: o.strategy == strategyHandoff,
-		Stop: syscall.Signal(o.stop), Pause: syscall.Signal(o.pause), Resume: syscall.Signal(o.resume),
+		Workers: o.workers,
+		Stop:    syscall.Signal(o.stop), Pause: syscall.Signal(o.pause), Resume: syscall.Signal(o.resume),
 	}
 	hint := "zdt run --help shows the flags"
 	if o.strategy != strategyHandoff && o.strategy != strategyRestart {
 		return a, usage(hint, "run: --strategy %q: use handoff or restart", o.strategy)
+	}
+	switch {
+	case o.workers < 1 || o.workers > maxWorkers:
+		return a, usage(hint, "run: --workers %d: give a number from 1 to %d", o.workers, maxWorkers)
+	case o.workers > 1 && !a.Overlap:
+		return a, usage(hint, "run: --workers and --strategy restart exclude each other: a program that cannot run twice at a time has one worker")
+	case o.workers == 1 && o.reusePort:
+		return a, usage("add --workers N", "run: --reuse-port is for several workers")
 	}
 	if (a.Pause == 0) != (a.Resume == 0) {
 		return a, usage(hint, "run: --pause-signal and --resume-signal belong together: what cannot be undone is no pause")

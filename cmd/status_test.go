@@ -228,6 +228,17 @@ func TestStatus(t *testing.T) {
 			st.TookOver, st.Last = true, &control.Outcome{Reason: "crashed", Detail: "the new program ended (exited, 1)"}
 			(&fakeRuntime{status: st}).serve(t, h.paths.Control("web"))
 		}, ExitOK},
+		{"workers", func(t *testing.T, h testHost) {
+			h.running("web")
+			h.deploy(t, "web")
+			st := idle("web")
+			st.Runtime, st.App, st.Connections = control.RuntimeHelper, 2077, control.Counts{}
+			st.Exe, st.Predecessor = h.paths.StateDir("web")+"/current/web", &control.Peer{PID: 812, Generation: 2}
+			st.Workers = &control.Workers{Want: 3, Ready: 2, Left: 1, Restarts: 4, List: []control.Worker{
+				{Index: 1, PID: 2077, Generation: 3, Ready: true}, {Index: 2, Generation: 3}, {Index: 3, PID: 814, Generation: 2, Ready: true},
+			}}
+			(&fakeRuntime{status: st}).serve(t, h.paths.Control("web"))
+		}, ExitOK},
 		{"stopping", func(t *testing.T, h testHost) {
 			u := h.running("web")
 			u.ActiveState = "deactivating"

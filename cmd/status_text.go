@@ -78,6 +78,9 @@ func writeStatus(b *strings.Builder, st style, s serviceStatus, now time.Time) {
 		row("pid", "%s", text)
 		if r := s.Runtime; r != nil && s.RuntimeProblem == "" && isHelper(*r) {
 			row("helper", "pid %d, zdt run, the main process", pid)
+			if w := r.Workers; w != nil {
+				row("workers", "%s", workersWords(*w))
+			}
 		}
 	} else if s.Unit.Result != "" && s.Unit.Result != "success" {
 		row("result", "%s", clean(s.Unit.Result))
@@ -151,6 +154,31 @@ func writeRuntime(row func(string, string, ...any), st style, r *control.Status,
 		}
 		row("moves", "%s", text)
 	}
+}
+
+// workersWords says how many workers there are, and their pids.
+func workersWords(w control.Workers) string {
+	text := fmt.Sprintf("%d", w.Want)
+	if w.Ready != w.Want {
+		text = fmt.Sprintf("%d of %d serve", w.Ready, w.Want)
+	}
+	var pids []string
+	for _, one := range w.List {
+		if one.PID != 0 {
+			pids = append(pids, fmt.Sprint(one.PID))
+		}
+	}
+	if n := len(pids); n > 8 {
+		pids = append(pids[:8], "…")
+	}
+	text += ": pid " + strings.Join(pids, " ")
+	if w.Left > 0 {
+		text += fmt.Sprintf(", %d to be replaced", w.Left)
+	}
+	if w.Restarts > 0 {
+		text += ", " + plural(w.Restarts, "restart")
+	}
+	return text
 }
 
 // phaseWords says what a runtime is doing besides serving.

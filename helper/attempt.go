@@ -71,6 +71,9 @@ func (k *keeper) start() {
 			return
 		}
 		a.app = app.Defaults()
+		if n := app.Workers; n > 0 && n != k.slots() {
+			k.events.Logger().Warn(fmt.Sprintf("the unit asks for %d workers, there are %d until the service is restarted", n, k.slots()))
+		}
 	}
 	k.phase = control.Forked
 	if a.app.Overlap || k.several() {

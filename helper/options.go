@@ -71,6 +71,10 @@ type App struct {
 	// one is stopped first, and clients wait in the sockets' queues meanwhile.
 	Overlap bool
 
+	// Workers is what the unit says by now of Options.Workers, which stay as they are until the service is started
+	// anew; 0: nothing.
+	Workers int
+
 	Stop   syscall.Signal // asks the program to finish its requests and end
 	Pause  syscall.Signal // asks it to stop accepting, when another group is READY; 0: it cannot
 	Resume syscall.Signal // undoes Pause; 0: it cannot

@@ -34,7 +34,7 @@ func (r *run) drain() (string, error) {
 		r.warn("%v", err) // committed: the record is behind, the service is not
 	}
 	var last string
-	limit := r.Options.DrainTimeout + 2*r.slack
+	limit := r.Options.DrainTimeout + 2*r.slack + r.rolling()
 	err := r.ev.until(r.ctx, limit, func() (verdict, error) {
 		if c, known := r.ev.draining(); known {
 			r.report.Connections = &c
@@ -42,6 +42,10 @@ func (r *run) drain() (string, error) {
 				last = text
 				r.progress(text)
 			}
+		}
+		if text := r.ev.replaced(); text != "" && text != last {
+			last = text
+			r.progress(text)
 		}
 		if v, err := r.judgeDrain(); v != undecided {
 			return v, err

@@ -33,7 +33,7 @@ func (r *run) undo(cause error) error {
 		return f
 	}
 	r.begin(Rollback, "")
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), restoreLimit*r.slack+r.Options.ReadyTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), restoreLimit*r.slack+r.Options.ReadyTimeout+r.rolling())
 	defer cancel()
 	if !r.committing {
 		r.txn.Undo, r.txn.Reason = true, f.Reason

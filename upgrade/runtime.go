@@ -209,6 +209,24 @@ func (e *evidence) draining() (control.Counts, bool) {
 	return control.Counts{}, false
 }
 
+// rolling bounds the time in which a helper replaces the workers but the first after the commit, or
+// brings the earlier program back: one after the other, each within its time to be READY.
+func (r *run) rolling() time.Duration {
+	if w := r.before.Workers; w != nil {
+		return time.Duration(w.Want-1) * (r.Options.ReadyTimeout + r.slack)
+	}
+	return 0
+}
+
+// replaced says how far that is; "" where there is but one worker.
+func (e *evidence) replaced() string {
+	w := e.status.Workers
+	if w == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d workers replaced", w.Want-w.Left, w.Want)
+}
+
 // finished reports whether the old processes have said their last word.
 func (e *evidence) finished() bool {
 	if e.helper {

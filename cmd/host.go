@@ -96,9 +96,14 @@ func (h *host) policy(u dbusctl.Unit) (unitgen.Policy, error) {
 	return unitgen.ParsePolicy(files...)
 }
 
+// source is the unit's part of the journal.
+func (h *host) source() journal.Source {
+	return journal.Source{Unit: h.unit, User: h.f.globals.user, UID: h.f.euid}
+}
+
 // seams are the functions that package upgrade calls.
 func (h *host) seams() upgrade.Host {
-	source := journal.Source{Unit: h.unit, User: h.f.globals.user, UID: h.f.euid}
+	source := h.source()
 	return upgrade.Host{
 		Unit: func(ctx context.Context) (upgrade.Unit, error) {
 			u, err := h.ask(ctx)

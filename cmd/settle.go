@@ -110,10 +110,21 @@ func (f *factory) decide(ctx context.Context, arg string, order upgrade.Order) e
 
 // settle carries order out on what a zdt that is gone has left.
 func (s *site) settle(ctx context.Context, order upgrade.Order) error {
-	p := s.f.startProgress(s.service)
-	report := s.engine(ctx, upgradeOptions{Service: s.service}, p.observe).Settle(ctx, order)
-	p.close()
+	report, err := s.settled(ctx, order)
+	if err != nil {
+		return err
+	}
 	return s.f.conclude(ctx, report, report.Outcome == upgrade.Aborted && order == upgrade.Abort)
+}
+
+func (s *site) settled(ctx context.Context, order upgrade.Order) (upgrade.Report, error) {
+	p := s.f.startProgress(s.service)
+	defer p.close()
+	e, err := s.engine(ctx, upgradeOptions{Service: s.service}, p.observe)
+	if err != nil {
+		return upgrade.Report{}, err
+	}
+	return e.Settle(ctx, order), nil
 }
 
 // orderDoc is the document of an order that another zdt carries out.
@@ -234,9 +245,10 @@ func (f *factory) resume(ctx context.Context, arg string, settle bool) error {
 	if err != nil {
 		return &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
 	}
-	p := f.startProgress(name)
-	report := s.engine(ctx, upgradeOptions{Service: name}, p.observe).Settle(ctx, upgrade.Finish)
-	p.close()
+	report, err := s.settled(ctx, upgrade.Finish)
+	if err != nil {
+		return err
+	}
 	undone := report.Outcome == upgrade.Interrupted && report.Cause == ""
 	if !undone || settle || old.To == "" {
 		return f.conclude(ctx, report, undone)

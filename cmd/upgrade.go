@@ -20,8 +20,13 @@ type upgradeOptions struct {
 	Binary  string // neither: the current release, which finishes what was interrupted
 	Release string // its ID or the beginning of one
 	SHA256  string
-	Why     string
-	Helper  bool // upgrade zdt run itself
+	// Exec is the program within an archive or a directory, Signature the file's.
+	Exec      string
+	Signature string
+	Gates     []string // in addition to those of the unit
+	SkipGates bool
+	Why       string
+	Helper    bool // upgrade zdt run itself
 
 	Strategy   upgrade.Strategy
 	OnFailure  *unitgen.OnFailure
@@ -62,6 +67,10 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.StringVar(&o.Binary, "binary", "", "the new program: a `FILE` (default: the current release)")
 	flags.StringVar(&o.Release, "release", "", "a release that is in the store in place of a FILE: its `ID` or how that begins")
 	flags.StringVar(&o.SHA256, "sha256", "", "refuse a FILE with a checksum other than `HEX`")
+	flags.StringVar(&o.Exec, "exec", "", "the program within FILE, if that is an archive or a directory: a `PATH` in it")
+	flags.StringVar(&o.Signature, "signature", "", "the signature of FILE, of minisign or ssh-keygen: a `FILE`")
+	flags.StringArrayVar(&o.Gates, "gate", nil, "a `CHECK` that the new program has to pass, beside those of the unit: http://..., tcp:..., exec:... (repeat)")
+	flags.BoolVar(&o.SkipGates, "skip-gates", false, "ask no gates, also not those of the unit")
 	flags.Var((*strategyFlag)(&o.Strategy), "strategy", "handoff, or restart for programs that cannot hand over: clients wait meanwhile (default handoff)")
 	flags.Var(maybeDuration{&o.Bake}, "bake", "watch the new program this long before it takes over (default: Bake= of the unit)")
 	flags.Var(maybeDuration{&o.ReadyTimeout}, "ready-timeout", "time for the new program to get ready (default: the unit's)")
@@ -81,15 +90,15 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 			return err
 		}
 		if o.Helper {
-			for _, name := range []string{"binary", "release", "sha256", "bake", "ready-timeout", "drain-timeout", "message"} {
+			for _, name := range []string{"binary", "release", "sha256", "exec", "signature", "gate", "strategy", "bake", "ready-timeout", "drain-timeout", "message"} {
 				if cmd.Flags().Changed(name) {
 					return usage("run zdt upgrade twice", "upgrade: --helper and --%s exclude each other", name)
 				}
 			}
 			return f.renewHelper(ctx, o)
 		}
-		if o.Release != "" && (o.Binary != "" || o.SHA256 != "") {
-			return usage("", "upgrade: --release excludes --binary and --sha256")
+		if o.Release != "" && (o.Binary != "" || o.SHA256 != "" || o.Exec != "" || o.Signature != "") {
+			return usage("", "upgrade: --release excludes --binary and what belongs to it")
 		}
 		return runUpgrade(ctx, f, o)
 	}, upgradeCodes()...)

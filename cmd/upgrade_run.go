@@ -60,10 +60,18 @@ func (s *site) close() {
 }
 
 // engine is a transaction that nothing was asked of yet.
-func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) upgrade.Engine {
+func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) (upgrade.Engine, error) {
+	stage, err := s.f.stageOptions(s.policy, sourceOptions{Binary: o.Binary, SHA256: o.SHA256, Exec: o.Exec, Signature: o.Signature, Why: o.Why})
+	if err != nil {
+		return upgrade.Engine{}, refused(err)
+	}
+	gates, err := s.gates(o)
+	if err != nil {
+		return upgrade.Engine{}, err
+	}
 	return upgrade.Engine{
 		Options: upgrade.Options{
-			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, SHA256: o.SHA256, Why: o.Why,
+			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, Stage: stage, Why: o.Why,
 			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold, Strategy: o.Strategy,
 			Bake:         given(o.Bake, s.policy.Bake),
 			ReadyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout),
@@ -72,9 +80,10 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 		},
 		Host: s.seams(), Store: stepped(s.store), LockPath: s.paths.Lock(o.Service), Who: release.Identify(),
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
+		Gates:    gates,
 		Observe:  observe,
 		ExitCode: s.f.upgradeExit(ctx),
-	}
+	}, nil
 }
 
 // transact wires package upgrade to systemd, the runtime, the journal and the store.
@@ -93,7 +102,10 @@ func (f *factory) transact(ctx context.Context, o upgradeOptions, observe func(u
 		}
 		o.Release = r.ID
 	}
-	e := s.engine(ctx, o, observe)
+	e, err := s.engine(ctx, o, observe)
+	if err != nil {
+		return upgrade.Report{}, err
+	}
 	e.Orders = orders
 	return e.Run(ctx), nil
 }

@@ -24,6 +24,8 @@ type Policy struct {
 	Listen  []Listen
 
 	Health       []string
+	Gates        []string // as internal/health reads them
+	HookTimeout  time.Duration
 	ReadyTimeout time.Duration
 	DrainTimeout time.Duration
 	Bake         time.Duration
@@ -35,6 +37,9 @@ type Policy struct {
 	// that contradict the rest of the unit.
 	Warnings []Warning
 }
+
+// DefaultHookTimeout bounds each hook of an upgrade.
+const DefaultHookTimeout = 30 * time.Second
 
 // RequireSignature says which detached signature a release of the service must have.
 type RequireSignature string
@@ -115,6 +120,7 @@ func defaultPolicy() Policy {
 		OnFailure:    OnFailureRollback,
 
 		RequireSignature: RequireSignatureNo,
+		HookTimeout:      DefaultHookTimeout,
 	}
 }
 
@@ -214,6 +220,14 @@ func (r *policyReader) set(here place, s setting) error {
 			}
 			p.Health = append(p.Health, u)
 		}
+	case "Gate":
+		if v == "" {
+			p.Gates = nil
+			return nil
+		}
+		p.Gates = append(p.Gates, v)
+	case "HookTimeout":
+		return setSpan(&p.HookTimeout, "hook timeout", v, def.HookTimeout, time.Millisecond)
 	case "ReadyTimeout":
 		r.readyPlace = here
 		return setSpan(&p.ReadyTimeout, "ready timeout", v, def.ReadyTimeout, time.Millisecond)

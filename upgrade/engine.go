@@ -21,7 +21,7 @@ type Options struct {
 	// upgrade is to the current release once more, a rollback to the last committed one before it.
 	Binary  string
 	Release string
-	SHA256  string // expected of Binary, hex; "" for any
+	Stage   release.StageOptions // what is expected of Binary; of Release its Require and Keys
 	Why     string
 	// User: the service belongs to a user manager. It decides how commands
 	// in hints are spelled.

@@ -254,8 +254,10 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 			default:
 			}
 		})
-		defer w.Wait()
-		defer stop()
+		defer func() {
+			stop()
+			r.report.Gates = w.Wait()
+		}()
 		within = r.Gates.Within + r.slack
 	}
 	alive, latest := time.NewTimer(r.probation()), time.NewTimer(max(r.probation(), within))

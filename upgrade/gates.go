@@ -32,7 +32,22 @@ type Gates struct {
 type GateWatch struct {
 	Passed <-chan struct{} // closed when all have passed
 	Failed <-chan error    // one error at most: which gate failed, and why
-	Wait   func()          // returns when nothing asks any more, after ctx has ended
+	// Wait returns when nothing asks any more, after ctx has ended.
+	Wait func() []GateResult
+}
+
+// GateResult is what a gate has said.
+type GateResult struct {
+	Gate        string        `json:"gate"`
+	State       string        `json:"state"`                  // asking, passed, failed
+	PassedAfter time.Duration `json:"passed_after,omitempty"` // nanoseconds
+	Tries       int           `json:"tries"`
+	OK          int           `json:"ok"`
+	Others      int           `json:"others,omitempty"`  // connections that another process than the candidate's accepted; they do not count
+	Unknown     int           `json:"unknown,omitempty"` // connections of which it was not to be seen who accepted them
+	Blind       string        `json:"blind,omitempty"`   // why
+	Last        string        `json:"last,omitempty"`    // what came of the last try
+	Why         string        `json:"why,omitempty"`     // of a failure
 }
 
 // openGates begins to ask the gates about the candidate. close ends and joins them.
@@ -51,7 +66,7 @@ func (r *run) openGates() (closeGates func()) {
 	r.ev.gatesPassed, r.ev.gateFailed, r.ev.gateLines = w.Passed, w.Failed, lines
 	return func() {
 		cancel()
-		w.Wait()
+		r.report.Gates = w.Wait()
 		r.ev.gatesPassed, r.ev.gateFailed, r.ev.gateLines = nil, nil, nil
 	}
 }

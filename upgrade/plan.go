@@ -371,8 +371,8 @@ func (r *run) checkPlan() error {
 		f.Reason = reasonMoved
 		return f
 	}
-	if l.to != nil && r.Options.SHA256 == "" && r.Options.Binary != "" && len(l.to.SHA256) == 64 && l.to.Path != "" && filepath.IsAbs(l.to.Path) {
-		r.Options.SHA256 = l.target // the file that is staged is the one that was looked at
+	if l.to != nil && r.Options.Stage.SHA256 == "" && r.Options.Binary != "" && len(l.to.SHA256) == 64 && l.to.Path != "" && filepath.IsAbs(l.to.Path) {
+		r.Options.Stage.SHA256 = l.target // the file that is staged is the one that was looked at
 	}
 	return nil
 }

@@ -192,7 +192,7 @@ func TestPlanAgreesWithPreflight(t *testing.T) {
 		{"program", func(u *Unit) { u.Program = "/usr/bin/web" }, nil, 10},
 		{"check", nil, func(e *Engine) { e.Check = func(string) error { return errors.New("for another architecture") } }, 10},
 		{"no file", nil, func(e *Engine) { e.Options.Binary = "/nonexistent" }, 10},
-		{"checksum", nil, func(e *Engine) { e.Options.SHA256 = strings.Repeat("0", 64) }, 10},
+		{"checksum", nil, func(e *Engine) { e.Options.Stage.SHA256 = strings.Repeat("0", 64) }, 10},
 		{"no release", nil, func(e *Engine) { e.Options.Binary, e.Options.Release = "", "20260101T000000Z-000000000000" }, 10},
 		{"nowhere to go back to", nil, func(e *Engine) { e.Options.Binary, e.Options.Kind = "", release.KindRollback }, 10},
 		{"no runtime", nil, func(e *Engine) {

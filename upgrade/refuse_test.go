@@ -149,7 +149,7 @@ func TestRefusedBeforeTheTrigger(t *testing.T) {
 		{"no runtime", nil, func(e *Engine) {
 			e.Host.Control = func(context.Context) (*control.Client, error) { return nil, os.ErrNotExist }
 		}, "does not answer on its control socket", "handoff library"},
-		{"checksum", nil, func(e *Engine) { e.Options.SHA256 = strings.Repeat("0", 64) }, "sha256 of", "fetch it again"},
+		{"checksum", nil, func(e *Engine) { e.Options.Stage.SHA256 = strings.Repeat("0", 64) }, "sha256 of", "fetch it again"},
 		{"check", nil, func(e *Engine) { e.Check = func(string) error { return errors.New("for another architecture") } }, "for another architecture", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -108,6 +108,8 @@ type Report struct {
 	// Journal says how much of the story the journal told: complete, partial, absent.
 	Journal string `json:"journal,omitempty"`
 
+	// Gates are what the candidate had to pass.
+	Gates []GateResult `json:"gates,omitempty"`
 	// Hooks are those that ran, in their order.
 	Hooks []HookRun `json:"hooks,omitempty"`
 

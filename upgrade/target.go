@@ -66,7 +66,7 @@ func (r *run) stage() error {
 
 // stageOptions are those of the file that is upgraded to; a plan looks at it with the same.
 func (r *run) stageOptions() release.StageOptions {
-	return release.StageOptions{SHA256: r.Options.SHA256}
+	return r.Options.Stage
 }
 
 func (r *run) stageFile() error {
@@ -86,6 +86,9 @@ func (r *run) intact(id string) (release.Release, error) {
 	to, err := r.Store.Get(id)
 	if err == nil {
 		err = r.Store.Verify(r.ctx, to)
+	}
+	if err == nil && r.Options.Kind != release.KindRollback { // what has served is gone back to whatever the policy is by now
+		err = r.Options.Stage.Keys.Believe(to, r.Options.Stage.Require)
 	}
 	if err != nil {
 		return to, refuse(hintOf(err), "use release %s: %w", id, err)

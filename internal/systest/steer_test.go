@@ -183,7 +183,13 @@ func (s *service) footprint() footprint {
 // mustLeaveNothing waits until the service is as small as before.
 func (s *service) mustLeaveNothing(before footprint) {
 	s.t.Helper()
-	s.await("the descriptors of before", func() bool { return slices.Equal(s.descriptors(), before.descriptors) })
+	var now []string
+	defer func() {
+		if s.t.Failed() {
+			s.t.Logf("descriptors %q, before: %q", now, before.descriptors)
+		}
+	}()
+	s.await("the descriptors of before", func() bool { now = s.descriptors(); return slices.Equal(now, before.descriptors) })
 	if now := s.footprint(); now.orphans != before.orphans {
 		s.t.Errorf("left behind: %q, before: %q", now.orphans, before.orphans)
 	}

@@ -69,6 +69,7 @@ type keeper struct {
 
 	stopped  bool // the service stops
 	finished bool
+	spent    bool // a group has ended: see thrift
 	end      Exit // how this process shall end
 	settled  bool // nothing changes end any more
 
@@ -135,6 +136,10 @@ func (k *keeper) begin() error {
 func (k *keeper) run() {
 	for !k.finished {
 		k.publish()
+		if k.spent && k.next == nil && !k.stopped {
+			thrift()
+			k.spent = false
+		}
 		due := k.crew.due()
 		select {
 		case f := <-k.calls:
@@ -356,6 +361,7 @@ func (k *keeper) ended(g *generation) {
 		k.drained()
 	}
 	k.checkFinished()
+	k.spent = true
 }
 
 // stop begins the graceful end of the service.

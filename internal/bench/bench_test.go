@@ -57,7 +57,7 @@ func TestMeasureStartups(t *testing.T) {
 }
 
 func TestMeasureThroughput(t *testing.T) {
-	c, err := measureThroughput(t.Context(), 1)
+	c, err := measureThroughput(t.Context(), 1, startRole(roleBare), startRole(roleLibrary))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,5 +95,36 @@ func TestMeasureMoves(t *testing.T) {
 	}
 	if m.bare <= 0 || m.library <= 0 || m.moved <= 0 || m.used <= 0 {
 		t.Errorf("measured %+v", m)
+	}
+}
+
+func TestHelperBesideAnother(t *testing.T) {
+	zdt := filepath.Join(t.TempDir(), "zdt")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", zdt, "../..").CombinedOutput(); err != nil {
+		t.Fatalf("build zdt: %v\n%s", err, out)
+	}
+	all := []supervisor{zdtRun(zdt)}
+	if path, err := exec.LookPath("start_server"); err == nil {
+		all = append(all, startServer(path))
+	}
+	app, err := netHTTP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := superviseByTurns(t.Context(), all, app, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range all {
+		if len(r[i].took) != 2 || r[i].requests == 0 || r[i].refused != 0 || r[i].rss <= 0 || r[i].pss <= 0 {
+			t.Errorf("%s: measured %+v", s.name, r[i])
+		}
+	}
+	c, err := measureThroughput(t.Context(), 1, startAlone, startSupervised(zdt))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.rates) != 1 || c.rates[0] <= 0 || c.cpus[0] <= 0 {
+		t.Errorf("measured %+v", c)
 	}
 }

@@ -69,6 +69,9 @@ func runInGuest(ctx context.Context, out io.Writer, image guest.Image, n int, on
 	if err := build(ctx, built); err != nil {
 		return err
 	}
+	if image == guest.Trixie && wanted(only, "helper") {
+		image = guest.TrixiePrograms // the same, and the programs that zdt run is measured with
+	}
 	g, err := guest.Start(ctx, guest.Config{Image: image, Store: guest.Store{Logf: func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, format+"\n", args...)
 	}}})
@@ -108,7 +111,7 @@ func build(ctx context.Context, to string) error {
 
 // sections are what is measured, in this order.
 func sections() []section {
-	return []section{{"startup", startups}, {"throughput", throughput}, {"moves", moves}, {"staging", staging}, {"upgrades", upgrades}, {"programs", programs}}
+	return []section{{"startup", startups}, {"throughput", throughput}, {"moves", moves}, {"staging", staging}, {"upgrades", upgrades}, {"helper", besideStarter}, {"programs", programs}}
 }
 
 type section struct {
@@ -123,11 +126,15 @@ func sectionNames() (names []string) {
 	return names
 }
 
+func wanted(only, section string) bool {
+	return only == "" || slices.Contains(strings.Split(only, ","), section)
+}
+
 // measure runs inside the guest.
 func measure(ctx context.Context, out io.Writer, n int, only string) error {
 	describeMachine(ctx, out)
 	for _, s := range sections() {
-		if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
+		if !wanted(only, s.name) {
 			continue
 		}
 		var t table

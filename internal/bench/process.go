@@ -26,9 +26,15 @@ func startProcess(ctx context.Context, role string, pinned bool, env ...string) 
 	if err != nil {
 		return nil, err
 	}
-	p := &process{cmd: exec.CommandContext(ctx, self, "-serve", role)}
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stderr = os.Stderr
+	cmd := exec.CommandContext(ctx, self, "-serve", role)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stderr = os.Stderr
+	return runProcess(cmd, pinned)
+}
+
+// runProcess starts a command that ends when its input does.
+func runProcess(cmd *exec.Cmd, pinned bool) (p *process, err error) {
+	p = &process{cmd: cmd}
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ const (
 	roleLibrary          = "library"           // with the library, for one generation
 	roleMoving           = "moving"            // with the library, for many
 	roleCarrier          = "carrier"           // connections moved without the library
+	roleStarter          = "starter"           // net/http alone, on the socket of SERVER_STARTER_PORT
 	roleCarrierSuccessor = "carrier-successor" // set by carrier itself
 )
 
@@ -27,6 +28,8 @@ func serveRole(role string) error {
 		return serveBare()
 	case roleLibrary:
 		return serveLibrary()
+	case roleStarter:
+		return serveStarter()
 	case roleMoving:
 		return serveMoving()
 	case roleCarrier:

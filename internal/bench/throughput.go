@@ -55,7 +55,7 @@ func serveLibrary() error {
 // throughput compares net/http with and without the library: kept-alive connections that send one GET after the other.
 func throughput(ctx context.Context, t *table, n int) error {
 	t.title = fmt.Sprintf("Throughput of net/http, %d connections, GET of 512 bytes", clients)
-	r, err := measureThroughput(ctx, 4*n)
+	r, err := measureThroughput(ctx, 4*n, startRole(roleBare), startRole(roleLibrary))
 	if err != nil {
 		return fmt.Errorf("throughput: %w", err)
 	}
@@ -81,9 +81,23 @@ type comparison struct {
 	rates, cpus   []float64 // library divided by bare, of neighbouring turns
 }
 
-func measureThroughput(ctx context.Context, rounds int) (c comparison, err error) {
+// starter starts one of the servers that are compared.
+type starter func(ctx context.Context) (*server, error)
+
+func startRole(role string) starter {
+	return func(ctx context.Context) (*server, error) {
+		p, err := startProcess(ctx, role, true)
+		if err != nil {
+			return nil, err
+		}
+		return meetServer(p)
+	}
+}
+
+// measureThroughput compares two servers, of which the second has what the first is without.
+func measureThroughput(ctx context.Context, rounds int, starters ...starter) (c comparison, err error) {
 	for left := rounds; left > 0; left -= roundsOfPair {
-		if err := c.pair(ctx, min(left, roundsOfPair)); err != nil {
+		if err := c.pair(ctx, min(left, roundsOfPair), starters); err != nil {
 			return c, err
 		}
 	}
@@ -91,10 +105,10 @@ func measureThroughput(ctx context.Context, rounds int) (c comparison, err error
 }
 
 // pair measures two fresh servers.
-func (c *comparison) pair(ctx context.Context, rounds int) (err error) {
+func (c *comparison) pair(ctx context.Context, rounds int, starters []starter) (err error) {
 	var servers [2]*server
-	for i, role := range []string{roleBare, roleLibrary} {
-		if servers[i], err = startServer(ctx, role); err != nil {
+	for i, start := range starters {
+		if servers[i], err = start(ctx); err != nil {
 			return err
 		}
 		defer servers[i].stop()
@@ -133,23 +147,21 @@ func (c *comparison) pair(ctx context.Context, rounds int) (err error) {
 // server is a server process and the connections to it.
 type server struct {
 	*process
+	pid   int // whose processor time counts
 	conns []net.Conn
 	size  int // of an answer
 }
 
 const request = "GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
-func startServer(ctx context.Context, role string) (s *server, err error) {
-	p, err := startProcess(ctx, role, true)
-	if err != nil {
-		return nil, err
-	}
-	s = &server{process: p}
-	defer func() {
+// meetServer waits until a process says where it listens, and connects. The process is ended when that fails.
+func meetServer(p *process) (s *server, err error) {
+	s = &server{process: p, pid: p.cmd.Process.Pid}
+	defer func(s *server) {
 		if err != nil {
 			s.stop()
 		}
-	}()
+	}(s)
 	var addr string
 	if err := s.hear(&addr); err != nil {
 		return nil, err
@@ -190,7 +202,7 @@ func (c *countingReader) Read(b []byte) (int, error) {
 // turn loads the server for one slice and returns requests per second and the server's processor time per request, in
 // microseconds.
 func (s *server) turn() (rate, cpu float64, err error) {
-	before, err := cpuOf(s.cmd.Process.Pid)
+	before, err := cpuOf(s.pid)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -222,7 +234,7 @@ func (s *server) turn() (rate, cpu float64, err error) {
 	if err := failed.Load(); err != nil {
 		return 0, 0, *err
 	}
-	after, err := cpuOf(s.cmd.Process.Pid)
+	after, err := cpuOf(s.pid)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -2,6 +2,8 @@ package health
 
 import (
 	"encoding/json"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -132,6 +134,44 @@ func TestParseValues(t *testing.T) {
 	g = gate(t, `"https://host/a b?c"`)
 	if g.uri != "/a%20b?c" || g.String() != `"https://host/a b?c"` {
 		t.Errorf("%+v", g)
+	}
+}
+
+// What docs/gates.md shows is a gate, and it tells of all options with their defaults.
+func TestDocument(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/gates.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(raw)
+	shown := regexp.MustCompile(`--gate '([^']*)'`).FindAllStringSubmatch(page, -1)
+	shown = append(shown, regexp.MustCompile(`(?m)^Gate=(.*)$`).FindAllStringSubmatch(page, -1)...)
+	if len(shown) != 5 {
+		t.Errorf("%d gates are shown", len(shown))
+	}
+	for _, m := range shown {
+		gate(t, m[1])
+	}
+	for _, text := range []string{"http://h/", "https://h/", "http+unix:/s:/", "tcp:h:1", "unix:/s", "exec:/x", "journal:x", "journal!:x"} {
+		g := gate(t, text)
+		if !strings.Contains(page, "`"+schemeOf(g.kind)) {
+			t.Errorf("no word of %s", g.kind)
+		}
+		for _, name := range optionsOf(g.kind) {
+			if !strings.Contains(page, "| `"+name+"=") {
+				t.Errorf("no word of %s=", name)
+			}
+		}
+	}
+	for name, text := range map[string]string{"within=D": "30s", "every=D": "500ms; `exec:` 2s", "timeout=D": "2s; `exec:` 10s", "failures=N": "3", "successes=N": "3; `exec:`, `journal:` 1", "for=D": "1s"} {
+		if !strings.Contains(page, "| `"+name+"` | "+text+" |") {
+			t.Errorf("the default of %s is another", name)
+		}
+	}
+	if h, e, j, s := defaults(kindTCP), defaults(kindExec), defaults(kindJournal), defaults(kindSilence); h.within != 30*time.Second || e.within != h.within || j.within != h.within ||
+		h.every != 500*time.Millisecond || e.every != 2*time.Second || h.timeout != 2*time.Second || e.timeout != 10*time.Second || h.failures != 3 || e.failures != 3 ||
+		h.successes != 3 || e.successes != 1 || j.successes != 1 || s.within != time.Second {
+		t.Error("the document has other defaults")
 	}
 }
 

@@ -186,6 +186,9 @@ func TestMembers(t *testing.T) {
 	if got, want := Members(22, table), []int{22, 23}; !slices.Equal(got, want) {
 		t.Errorf("not the leader of its group: %v, want %v", got, want)
 	}
+	if got := Members(0, table); got != nil {
+		t.Errorf("nobody leads: %v", got)
+	}
 }
 
 func TestTable(t *testing.T) {
@@ -194,7 +197,7 @@ func TestTable(t *testing.T) {
 	if !slices.Contains(Table(), want) {
 		t.Errorf("%v is not there", want)
 	}
-	if !Belongs(child, os.Getpid()) || !Belongs(child, unix.Getpgrp()) || !Belongs(child, child) || Belongs(os.Getpid(), child) || Belongs(1, child) || Belongs(1<<30, child) {
+	if !Belongs(child, os.Getpid()) || !Belongs(child, unix.Getpgrp()) || !Belongs(child, child) || Belongs(os.Getpid(), child) || Belongs(1, child) || Belongs(1<<30, child) || Belongs(child, 0) || Belongs(0, 0) {
 		t.Error("who belongs to whom")
 	}
 	for text, want := range map[string]Process{

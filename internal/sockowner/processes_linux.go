@@ -14,6 +14,9 @@ type Process struct {
 // Members are the leader, the processes of the group it leads, and whoever descends from one of them. Who left the group
 // and has lost its parent is not told from others.
 func Members(leader int, table []Process) []int {
+	if leader < 1 {
+		return nil // 0 is the group of the kernel's threads
+	}
 	children := map[int][]int{}
 	var pids []int
 	seen := map[int]bool{}
@@ -79,7 +82,7 @@ const ancestry = 64
 // that is gone does not.
 func Belongs(pid, leader int) bool {
 	for range ancestry {
-		if pid == leader {
+		if pid == leader && pid > 0 {
 			return true
 		}
 		if pid <= 1 {
@@ -90,7 +93,7 @@ func Belongs(pid, leader int) bool {
 			return false
 		}
 		p, ok := parseStat(stat)
-		if !ok || p.Group == leader {
+		if !ok || p.Group == leader && leader > 0 {
 			return ok
 		}
 		pid = p.Parent

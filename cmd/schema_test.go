@@ -27,6 +27,7 @@ func documents() map[string]reflect.Type {
 		"zdt.init/1":     reflect.TypeFor[initDoc](),
 		"zdt.order/1":    reflect.TypeFor[orderDoc](),
 		"zdt.pin/1":      reflect.TypeFor[pinDoc](),
+		"zdt.plan/1":     reflect.TypeFor[upgrade.Plan](),
 		"zdt.prove/1":    reflect.TypeFor[proveDoc](),
 		"zdt.prune/1":    reflect.TypeFor[pruneDoc](),
 		"zdt.releases/1": reflect.TypeFor[releasesDoc](),

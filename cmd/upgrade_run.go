@@ -69,6 +69,10 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 	if err != nil {
 		return upgrade.Engine{}, err
 	}
+	hooks, err := s.hooks()
+	if err != nil {
+		return upgrade.Engine{}, err
+	}
 	return upgrade.Engine{
 		Options: upgrade.Options{
 			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, Stage: stage, Why: o.Why,
@@ -81,6 +85,7 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 		Host: s.seams(), Store: stepped(s.store), LockPath: s.paths.Lock(o.Service), Who: release.Identify(),
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
 		Gates:    gates,
+		Hooks:    hooks,
 		Observe:  observe,
 		ExitCode: s.f.upgradeExit(ctx),
 	}, nil

@@ -38,10 +38,13 @@ type HookDoc struct {
 
 // HookRun is a hook that ran.
 type HookRun struct {
-	Point HookPoint     `json:"point"`
-	Name  string        `json:"name"`
-	Took  time.Duration `json:"took"` // nanoseconds
-	Error string        `json:"error,omitempty"`
+	Point    HookPoint     `json:"point"`
+	Name     string        `json:"name"`      // its path
+	Took     time.Duration `json:"took"`      // nanoseconds
+	ExitCode int           `json:"exit_code"` // -1: it did not exit by itself
+	Error    string        `json:"error,omitempty"`
+	Tail     []string      `json:"tail,omitempty"` // its last lines
+	Cut      int           `json:"cut,omitempty"`  // how many lines there were before
 }
 
 // Hooks are the administrator's programs for a service.

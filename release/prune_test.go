@@ -32,9 +32,12 @@ func twoHundred(t *testing.T) (*Store, []Release, map[string]KeepReason) {
 	for i := 60; i < 70; i++ {
 		do(t, s.MarkFailed(r[i].ID, Failed{TxID: testTxID(byte(i))}))
 	}
-	cmd := exec.Command("/bin/sh", r[80].Path) // a script: nothing of the release is open for long
+	// As an interpreter that has read its script: nothing of the release is open.
+	cmd := exec.Command("/bin/sh", "-c", "read x", "interpreter", r[80].Path)
+	stdin, err := cmd.StdinPipe()
+	do(t, err)
 	do(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	t.Cleanup(func() { stdin.Close(); _ = cmd.Wait() })
 	waitFor(t, "the script", func() bool {
 		line, err := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/cmdline")
 		return err == nil && slices.Contains(splitNul(line), r[80].Path)

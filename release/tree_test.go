@@ -488,6 +488,53 @@ func TestTreeSignature(t *testing.T) {
 	}
 }
 
+// What is unpacked must be what was verified, also when nothing else tells.
+func TestTreeUnpacksWhatWasHashed(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	in, err := openSource(t.Context(), writeBytes(t, "x", makeTar(t, app()...)))
+	do(t, err)
+	defer in.Close()
+	d, err := os.Open(t.TempDir())
+	do(t, err)
+	defer d.Close()
+	g := &staging{Store: s, in: in}
+	err = g.fill(t.Context(), newTreeWriter(d), &Archive{SHA256: sumOf("another")})
+	if err == nil || !strings.Contains(err.Error(), "changed") {
+		t.Errorf("error = %v", err)
+	}
+}
+
+// The copy is changed behind the back of the staging: it is read again as a whole.
+func TestTreeIsReadAgain(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(root string) error{
+		"content": func(root string) error { return rewrite(filepath.Join(root, "conf/web.conf"), "port 81\n") },
+		"added":   func(root string) error { return os.WriteFile(filepath.Join(root, "conf/new"), nil, 0o444) },
+		"mode":    func(root string) error { return os.Chmod(filepath.Join(root, "conf/web.conf"), 0o555) },
+		"owner":   func(root string) error { return os.Chmod(filepath.Join(root, "conf"), 0o777) },
+	} {
+		s := newStore(t)
+		s.step = func(label string, f func() error) error {
+			if label == "stage: re-hash" {
+				found, err := filepath.Glob(filepath.Join(s.dir, releasesDir, tempPrefix+"*"))
+				if err != nil || len(found) != 1 {
+					t.Fatal(found, err)
+				}
+				do(t, harm(found[0]))
+			}
+			return f()
+		}
+		before := snapshot(t, s.dir)
+		if r, err := s.Stage(t.Context(), writeApp(t), StageOptions{}); err == nil {
+			t.Errorf("%s: staged %+v", name, r)
+		}
+		if after := snapshot(t, s.dir); after != before {
+			t.Errorf("%s: left behind:\n%s", name, after)
+		}
+	}
+}
+
 // A program that runs from deep within a release keeps all of it.
 func TestPruneKeepsTreeThatRuns(t *testing.T) {
 	t.Parallel()

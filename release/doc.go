@@ -4,7 +4,10 @@
 //
 //	/var/lib/zdt/NAME/                         0755, root (or the user, for user services)
 //	    releases/<utc>-<sha12>/<program>       0555, never changed once it has this name
-//	    releases/<utc>-<sha12>/release.json    what it is and where it came from
+//	    releases/<utc>-<sha12>/…               the other files of a release that is a directory: 0555 or 0444
+//	    releases/<utc>-<sha12>/release.json    what it is, where it came from, who signed it
+//	    releases/<utc>-<sha12>/release.manifest   of a directory: every file with its SHA-256
+//	    releases/<utc>-<sha12>/release.{failed,pinned}   marks, absent otherwise
 //	    current -> releases/<utc>-<sha12>      the committed release
 //	    txn.json                               the open upgrade; absent when there is none
 //	    history.ndjson                         one line for each finished upgrade
@@ -30,6 +33,6 @@
 //
 // It does not decide anything: which release to run, when to flip, what an
 // outcome means is up to package upgrade. The verbs that belong to an upgrade
-// (Flip, WriteTxn, ClearTxn, AppendHistory, Prune) expect that the caller holds
+// (Flip, WriteTxn, ClearTxn, AppendHistory, MarkFailed, Prune) expect that the caller holds
 // the service's lock; reading needs no lock.
 package release

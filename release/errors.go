@@ -87,7 +87,13 @@ func withSpaceHint(err error, dir string) error {
 		return hint(err, "the file size limit (ulimit -f, LimitFSIZE=) is too low for a file in %s", dir)
 	case errors.Is(err, syscall.EROFS):
 		return hint(err, "the file system of %s is mounted read-only", dir)
-	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+	}
+	return withRightsHint(err)
+}
+
+// withRightsHint adds advice to errors that say that somebody else may do this.
+func withRightsHint(err error) error {
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		return hint(err, "run it as root; zdt --user is for services of your own user manager")
 	}
 	return err

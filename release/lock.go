@@ -77,7 +77,7 @@ func Acquire(ctx context.Context, path string, h Holder, wait time.Duration) (*L
 	l, err := acquire(ctx, path, h, wait)
 	var held *HeldError
 	if err != nil && !errors.As(err, &held) {
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, fmt.Errorf("lock %s: %w", path, withRightsHint(err))
 	}
 	return l, err
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -105,6 +106,7 @@ or by the same signal.`,
 		if err != nil {
 			return err
 		}
+		debug.SetGCPercent(20) // it is there all the time and does little: memory counts, time does not
 		exit, err := helper.Run(options)
 		if err != nil {
 			return fail(ExitUnexpected, "", "%w", err)

@@ -180,6 +180,9 @@ func (o *runOptions) takeoverSocket(getenv func(string) string) (string, error) 
 	case o.strategy == strategyRestart:
 		return "", usage("stop the old container first; clients wait in the queues of sockets that something else holds, as a socket unit",
 			"run: --takeover and --strategy restart exclude each other: a takeover starts the program beside the one that serves")
+	case o.reusePort && o.workers > 1:
+		return "", usage("leave --reuse-port out: the workers share the sockets then",
+			"run: --takeover and --reuse-port exclude each other: each worker has a queue of its own, and in another container there may be more or fewer")
 	}
 	return path, nil
 }

@@ -22,6 +22,8 @@ func TestRunTakeoverFlag(t *testing.T) {
 		{"", "b", "", "give an absolute path"},
 		{"--takeover=/s/a --strategy=restart", "", "", "--strategy restart exclude each other"},
 		{"--takeover=- --strategy=restart", "", "", ""},
+		{"--takeover=/s/a --workers=4", "", "/s/a", ""},
+		{"--takeover=/s/a --workers=4 --reuse-port", "", "", "--reuse-port exclude each other"},
 	} {
 		var o runOptions
 		flags := pflag.NewFlagSet("run", pflag.ContinueOnError)

@@ -91,8 +91,9 @@ func (p *neighbour) release() {
 // were inherited otherwise: the clients are there.
 func (k *keeper) join() error {
 	g := takeover.NoGift()
-	if k.opt.Takeover != "" && k.opt.ReusePort {
-		return errors.New("a takeover socket: the workers have queues of their own (SO_REUSEPORT), which are as many as they are, and another container may have more or fewer")
+	if k.opt.Takeover != "" && k.opt.ReusePort && k.several() {
+		// There are as many as workers, and in another container there may be more or fewer.
+		return errors.New("the queues of single workers (SO_REUSEPORT) cannot be taken over")
 	}
 	if k.opt.Takeover != "" {
 		s, err := takeover.Join(k.opt.Takeover, k.app.Command[0])

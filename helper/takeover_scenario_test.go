@@ -166,9 +166,16 @@ func TestTakeover(t *testing.T) {
 
 	b.signal(b.pid(), unix.SIGUSR2)
 	b.awaitGeneration(3)
+	path, err := os.Stat(a.Takeover)
+	if err != nil {
+		t.Fatal(err)
+	}
 	b.signal(b.pid(), unix.SIGHUP)
 	if st := b.await("renewed", func(st control.Status) bool { return st.Helper.Renewals == 1 }); st.Sockets[1].Origin != "predecessor" || st.Sockets[2].Origin != "bound" {
 		t.Errorf("%+v", st.Sockets)
+	}
+	if now, err := os.Stat(a.Takeover); err != nil || !os.SameFile(path, now) {
+		t.Errorf("the takeover socket is another one, %v", err)
 	}
 	eventually(t, "the descriptors are those of before", func() bool { return b.descriptors() <= before })
 
@@ -295,6 +302,9 @@ func TestGuestFails(t *testing.T) {
 			if text := a.beside(stageConfig{Program: "mute"}).failed(); !strings.Contains(text, "undone (ready-timeout)") {
 				t.Errorf("it said %s", text)
 			}
+		}},
+		{name: "never ready, but the program here answers", reason: "exited", detail: "not ready in time", do: func(t *testing.T, a *stage) {
+			a.beside(stageConfig{Script: "exec sleep 1000", Ready: "tcp:" + a.addr, ReadyTimeout: 500 * time.Millisecond}).failed()
 		}},
 		{name: "nobody decides", reason: "hold-timeout", do: func(t *testing.T, a *stage) {
 			a.arm(control.Arm{Hold: true, HoldFor: 100 * time.Millisecond})
@@ -499,6 +509,12 @@ func TestHostDies(t *testing.T) {
 // The one that serves is told to end during a takeover: so does the service, and the one that asks does not take that for
 // a death.
 func TestHostStops(t *testing.T) {
+	t.Run("does not end in time", func(t *testing.T) {
+		a := meet(t, stageConfig{Program: "stubborn", DrainTimeout: 300 * time.Millisecond})
+		n := a.beside(stageConfig{})
+		a.awaitExit("exited 0") // though its program was killed
+		n.awaitGeneration(2)
+	})
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGQUIT} {
 		t.Run("held "+sig.String(), func(t *testing.T) {
 			a := meet(t, stageConfig{})
@@ -602,8 +618,7 @@ func TestTakeoverRace(t *testing.T) {
 				return true
 			default:
 			}
-			st, err := n.status()
-			return err == nil && st.Phase == control.Idle
+			return n.saidReady()
 		})
 		if slices.ContainsFunc(n.said(), func(w string) bool { return strings.HasPrefix(w, "READY=1") && strings.Contains(w, "generation 1:") }) {
 			firsts++

@@ -17,7 +17,7 @@ import (
 // engine, which starts it again when it fails.
 type box struct{ *service }
 
-func newBox(s *service, name, confine string) box {
+func newBox(s *service, name, confine, ready string) box {
 	s.t.Helper()
 	b := box{&service{t: s.t, g: s.g, name: "hello", unit: name + ".service", addr: s.addr}}
 	b.run("mkdir", "-p", "/srv/"+name+"/run", "/srv/shared")
@@ -25,8 +25,8 @@ func newBox(s *service, name, confine string) box {
 mount --bind /srv/%[1]s/run /run/systemd && mount -t tmpfs none /run/dbus && hostname %[1]s || exit 9
 unset NOTIFY_SOCKET INVOCATION_ID JOURNAL_STREAM SYSTEMD_EXEC_PID
 export RUNTIME_DIRECTORY=/srv/%[1]s/run
-exec %[2]s /usr/local/bin/zdt run --log json --service hello --takeover /srv/shared/takeover --listen %[3]s=http -- /srv/%[1]s/current/hello
-`, name, confine, s.addr))
+exec %[2]s /usr/local/bin/zdt run --log json --service hello --takeover /srv/shared/takeover --listen %[3]s=http --ready %[4]s -- /srv/%[1]s/current/hello
+`, name, confine, s.addr, ready))
 	b.engine("on-failure")
 	return b
 }
@@ -110,7 +110,7 @@ func TestHelperTakeoverBetweenContainers(t *testing.T) {
 		s := &service{t: t, g: g, name: "hello", unit: "a.service", addr: "127.0.0.1:8080"}
 		s.installZdt()
 		confine := s.confined()
-		a, b := newBox(s, "a", confine), newBox(s, "b", confine)
+		a, b := newBox(s, "a", confine, "tcp:"+s.addr), newBox(s, "b", confine, "notify")
 		a.start(good(1))
 		s.await("an answer", func() bool { v, err := s.ask("/"); return err == nil && v == version(1) })
 		l := s.load(load.Config{KeepAlive: 6, Fresh: 4})
@@ -129,7 +129,14 @@ func TestHelperTakeoverBetweenContainers(t *testing.T) {
 		s.await("the second container", func() bool { return s.answers() == version(2) })
 		a.awaitState("inactive", "success")
 
-		a.start(good(3))
+		// The one that serves accepts what the other one sends to see whether its own program does.
+		b.run("rm", "/srv/hello.go-on")
+		a.start(bad(3, "wait"))
+		before := l.Report().Versions[version(2)]
+		if err := l.Until(t.Context(), func(r load.Report) bool { return r.Versions[version(2)] > before+1000 }); err != nil {
+			t.Errorf("the program of the second container does not answer any more: %v", err)
+		}
+		b.run("touch", "/srv/hello.go-on")
 		s.await("the first container again", func() bool { return s.answers() == version(3) })
 		b.awaitState("inactive", "success")
 

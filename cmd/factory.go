@@ -26,6 +26,8 @@ type systemd interface {
 	Restart(ctx context.Context, name string) error
 	ResetFailed(ctx context.Context, name string) error
 	Signal(ctx context.Context, name string, sig syscall.Signal) error
+	StartTransient(ctx context.Context, u dbusctl.TransientUnit) error
+	End(ctx context.Context, name string) (dbusctl.Unit, error)
 	Close() error
 }
 
@@ -78,6 +80,7 @@ type factory struct {
 
 	events io.Writer // of --events-fd; nil: nobody asked for it
 
+	args []string // the command line
 	// ran is set when a command's own code began: whatever failed before is
 	// about the command line.
 	ran bool

@@ -34,12 +34,16 @@ From the first moment on a restart would start the release that is gone back to.
 	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "go on although somebody holds the service")
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
 	f.withEvents(cmd)
+	addDetachFlags(flags, &o.Detach, &o.as)
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		var err error
 		if o.Service, err = serviceName(args[0]); err != nil {
 			return err
 		}
-		return runUpgrade(ctx, f, o)
+		if o.Detach {
+			return f.detach(ctx, cmd, o.Service)
+		}
+		return f.answer(o.as, o.Service, runUpgrade(ctx, f, o))
 	}, upgradeCodes()...)
 }

@@ -68,6 +68,7 @@ func signalContext(parent context.Context) (context.Context, context.CancelFunc)
 // execute runs one command line and tells how it failed, if it did.
 func execute(ctx context.Context, f *factory, args []string) ExitCode {
 	root := newRootCmd(f)
+	f.args = args
 	root.SetArgs(args)
 	root.SetIn(f.In)
 	root.SetOut(f.Out)
@@ -148,6 +149,8 @@ sockets to the new one, watches over it, and rolls back when that fails.`,
 		newPromoteCmd(f),
 		newAbortCmd(f),
 		newResumeCmd(f),
+		newWaitCmd(f),
+		newAttachCmd(f),
 		newHoldCmd(f),
 		newStatusCmd(f),
 		newWatchCmd(f),

@@ -26,6 +26,8 @@ func documents() map[string]reflect.Type {
 		"zdt.hook/1":     reflect.TypeFor[upgrade.HookDoc](),
 		"zdt.init/1":     reflect.TypeFor[initDoc](),
 		"zdt.order/1":    reflect.TypeFor[orderDoc](),
+		"zdt.detached/1": reflect.TypeFor[detachedDoc](),
+		"zdt.running/1":  reflect.TypeFor[broadcastHead](),
 		"zdt.pin/1":      reflect.TypeFor[pinDoc](),
 		"zdt.plan/1":     reflect.TypeFor[upgrade.Plan](),
 		"zdt.prove/1":    reflect.TypeFor[proveDoc](),

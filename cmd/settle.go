@@ -48,7 +48,8 @@ on. What has taken over is undone by zdt rollback.`,
 }
 
 func newResumeCmd(f *factory) *cobra.Command {
-	var all, settle bool
+	var all, settle, detach bool
+	var as identity
 	cmd := &cobra.Command{
 		Use:   "resume [NAME] [FLAGS]",
 		Short: "Go on with an upgrade that was cut short",
@@ -65,9 +66,20 @@ With --settle nothing is run again. A boot unit does that for all services.`,
 	cmd.Flags().BoolVar(&settle, "settle", false, "finish or undo, but do not run the upgrade again")
 	cmd.Flags().BoolVar(&all, "all", false, "all services of this host")
 	f.withEvents(cmd)
+	addDetachFlags(cmd.Flags(), &detach, &as)
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		if all != (len(args) == 0) {
 			return usage("zdt resume NAME, or zdt resume --all", "resume: name a service, or all of them")
+		}
+		if detach {
+			if all {
+				return usage("", "resume: --all and --detach exclude each other")
+			}
+			name, err := serviceName(args[0])
+			if err != nil {
+				return err
+			}
+			return f.detach(ctx, cmd, name)
 		}
 		names := args
 		if all {
@@ -81,7 +93,7 @@ With --settle nothing is run again. A boot unit does that for all services.`,
 		}
 		var errs []error
 		for _, name := range names {
-			errs = append(errs, f.resume(ctx, name, settle))
+			errs = append(errs, f.answer(as, name, f.resume(ctx, name, settle, as)))
 		}
 		return errors.Join(errs...)
 	}, upgradeCodes()...)
@@ -110,21 +122,29 @@ func (f *factory) decide(ctx context.Context, arg string, order upgrade.Order) e
 
 // settle carries order out on what a zdt that is gone has left.
 func (s *site) settle(ctx context.Context, order upgrade.Order) error {
-	report, err := s.settled(ctx, order)
+	report, err := s.settled(ctx, order, nil)
 	if err != nil {
 		return err
 	}
 	return s.f.conclude(ctx, report, report.Outcome == upgrade.Aborted && order == upgrade.Abort)
 }
 
-func (s *site) settled(ctx context.Context, order upgrade.Order) (upgrade.Report, error) {
-	p := s.f.startProgress(s.service)
-	defer p.close()
-	e, err := s.engine(ctx, upgradeOptions{Service: s.service}, p.observe)
+// settled shows how that is done. who asks for it; nil: who runs this zdt.
+func (s *site) settled(ctx context.Context, order upgrade.Order, who *release.Who) (upgrade.Report, error) {
+	as, err := newIdentity()
 	if err != nil {
 		return upgrade.Report{}, err
 	}
-	return e.Settle(ctx, order), nil
+	as.Who = who
+	p := s.f.startProgress(s.service, as)
+	e, err := s.engine(ctx, upgradeOptions{Service: s.service, as: as}, p.observe)
+	if err != nil {
+		p.fail(err)
+		return upgrade.Report{}, err
+	}
+	report := e.Settle(ctx, order)
+	p.finish(report)
+	return report, nil
 }
 
 // orderDoc is the document of an order that another zdt carries out.
@@ -227,7 +247,7 @@ func (s *site) tellOutcome(holder release.Holder, order upgrade.Order) error {
 }
 
 // resume settles what is open and, unless only that is wanted, runs what was undone again.
-func (f *factory) resume(ctx context.Context, arg string, settle bool) error {
+func (f *factory) resume(ctx context.Context, arg string, settle bool, as identity) error {
 	name, err := serviceName(arg)
 	if err != nil {
 		return err
@@ -240,21 +260,28 @@ func (f *factory) resume(ctx context.Context, arg string, settle bool) error {
 	old, err := s.store.ReadTxn()
 	if errors.Is(err, release.ErrNoTxn) {
 		now := f.now()
-		return f.conclude(ctx, upgrade.Report{Schema: "zdt.upgrade/1", Kind: release.KindUpgrade, Service: name, Outcome: upgrade.Unchanged, StartedAt: now, EndedAt: now}, true)
+		report := upgrade.Report{Schema: "zdt.upgrade/1", Kind: release.KindUpgrade, Service: name, Outcome: upgrade.Unchanged, StartedAt: now, EndedAt: now}
+		if as.detached() {
+			f.keepReport(name, as.TxID, report)
+		}
+		return f.conclude(ctx, report, true)
 	}
 	if err != nil {
 		return &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
 	}
-	report, err := s.settled(ctx, upgrade.Finish)
+	report, err := s.settled(ctx, upgrade.Finish, as.Who)
 	if err != nil {
 		return err
 	}
 	undone := report.Outcome == upgrade.Interrupted && report.Cause == ""
 	if !undone || settle || old.To == "" {
+		if as.detached() {
+			f.keepReport(name, as.TxID, report)
+		}
 		return f.conclude(ctx, report, undone)
 	}
 	for _, w := range report.Warnings {
 		f.say("%s %s", f.errStyle().warn.Render("warning:"), clean(w))
 	}
-	return runUpgrade(ctx, f, upgradeOptions{Service: name, Kind: old.Kind, Release: old.To, Why: old.Why, run: f.transact})
+	return runUpgrade(ctx, f, upgradeOptions{Service: name, Kind: old.Kind, Release: old.To, Why: old.Why, as: as, run: f.transact})
 }

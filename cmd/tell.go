@@ -27,14 +27,20 @@ func (f *factory) tell(err error) {
 		return
 	}
 	f.tellText(err)
-	doc := errorDoc{Schema: "zdt.error/1", Outcome: "error", ExitCode: codeOf(err), Error: err.Error(), Hint: hintOf(err)}
-	if failure != nil {
-		doc.Details = failure.Details
-	}
+	doc := newErrorDoc(err)
 	if f.globals.output != outputText {
 		f.print(doc)
 	}
 	f.tellEvents(doc)
+}
+
+func newErrorDoc(err error) errorDoc {
+	doc := errorDoc{Schema: "zdt.error/1", Outcome: "error", ExitCode: codeOf(err), Error: err.Error(), Hint: hintOf(err)}
+	var failure *Failure
+	if errors.As(err, &failure) {
+		doc.Details = failure.Details
+	}
+	return doc
 }
 
 // tellText is tell for a person.

@@ -38,6 +38,9 @@ type upgradeOptions struct {
 	Wait         time.Duration // for the lock: 0 not at all, negative without bound
 	Timeout      time.Duration // of the whole; 0: none
 
+	Detach bool
+	as     identity
+
 	// run carries the transaction out. An error means that there was none to
 	// report on: systemd could not be reached, nobody may do this.
 	run func(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) (upgrade.Report, error)
@@ -83,6 +86,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
 	flags.BoolVar(&o.Helper, "helper", false, "upgrade zdt run itself to the zdt that is installed now; the program goes on")
 	f.withEvents(cmd)
+	addDetachFlags(flags, &o.Detach, &o.as)
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		var err error
@@ -90,7 +94,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 			return err
 		}
 		if o.Helper {
-			for _, name := range []string{"binary", "release", "sha256", "exec", "signature", "gate", "strategy", "bake", "ready-timeout", "drain-timeout", "message"} {
+			for _, name := range []string{"binary", "release", "sha256", "exec", "signature", "gate", "strategy", "bake", "ready-timeout", "drain-timeout", "message", "detach"} {
 				if cmd.Flags().Changed(name) {
 					return usage("run zdt upgrade twice", "upgrade: --helper and --%s exclude each other", name)
 				}
@@ -100,7 +104,10 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 		if o.Release != "" && (o.Binary != "" || o.SHA256 != "" || o.Exec != "" || o.Signature != "") {
 			return usage("", "upgrade: --release excludes --binary and what belongs to it")
 		}
-		return runUpgrade(ctx, f, o)
+		if o.Detach {
+			return f.detach(ctx, cmd, o.Service)
+		}
+		return f.answer(o.as, o.Service, runUpgrade(ctx, f, o))
 	}, upgradeCodes()...)
 }
 
@@ -120,12 +127,19 @@ func (t timedOut) Is(target error) bool { return target == context.DeadlineExcee
 func runUpgrade(ctx context.Context, f *factory, o upgradeOptions) error {
 	ctx, cancel := timeoutCause(ctx, o.Timeout)
 	defer cancel()
-	p := f.startProgress(o.Service)
+	if o.as.TxID == "" {
+		var err error
+		if o.as, err = newIdentity(); err != nil {
+			return err
+		}
+	}
+	p := f.startProgress(o.Service, o.as)
 	report, err := o.run(ctx, o, p.observe)
-	p.close()
 	if err != nil {
+		p.fail(err)
 		return err
 	}
+	p.finish(report)
 	return f.conclude(ctx, report, false)
 }
 
@@ -136,17 +150,7 @@ func (f *factory) conclude(ctx context.Context, report upgrade.Report, fine bool
 		code = 0
 	}
 	report.ExitCode = code
-	if f.globals.output != outputText {
-		if err := f.print(report); err != nil {
-			f.say("zdt: %v", err)
-		}
-	}
-	f.tellEvents(report)
-	f.tellReport(report)
-	if code != 0 {
-		return &Failure{Code: ExitCode(code), Err: fmt.Errorf("%s", report.Cause), Told: true}
-	}
-	return nil
+	return f.present(ending{report: &report})
 }
 
 // upgradeExit maps reports to exit codes; ctx is the one the upgrade ran with.

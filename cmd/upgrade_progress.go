@@ -25,14 +25,53 @@ type progress struct {
 	wake  chan struct{} // buffered by 1
 	stop  chan struct{}
 	ended chan struct{}
+
+	f       *factory
+	service string
+	as      identity
+	others  *broadcast // nil: nobody can watch from elsewhere
 }
 
 // frame is the time between two pictures of something that moves.
 const frame = 80 * time.Millisecond
 
-func (f *factory) startProgress(service string) *progress {
+// startProgress begins to show a transaction, here and to whoever watches from elsewhere. fail or finish ends it.
+func (f *factory) startProgress(service string, as identity) *progress {
+	var others *broadcast
+	if paths, err := f.paths(); err == nil {
+		others = newBroadcast(paths, service, as.TxID)
+	}
+	p := f.showProgress(service, others)
+	p.f, p.service, p.as, p.others = f, service, as, others
+	return p
+}
+
+// finish ends the showing of a transaction that has a report, and keeps it for whoever asks later.
+func (p *progress) finish(report upgrade.Report) {
+	p.close()
+	if p.as.detached() || lasting(report) {
+		p.f.keepReport(p.service, report.TxID, report)
+	}
+	if p.others != nil {
+		p.others.end(report)
+	}
+}
+
+// fail ends the showing of a transaction that did not come about.
+func (p *progress) fail(err error) {
+	p.close()
+	if p.others != nil {
+		p.others.end(newErrorDoc(err))
+	}
+}
+
+// showProgress begins to show a transaction. close ends it.
+func (f *factory) showProgress(service string, others *broadcast) *progress {
 	p := &progress{wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{})}
 	v := f.newView(service)
+	if others != nil {
+		v = bothViews{others, v}
+	}
 	if f.events != nil {
 		v = bothViews{&ndjsonView{out: f.events}, v}
 	}

@@ -23,6 +23,7 @@ type Options struct {
 	Release string
 	Stage   release.StageOptions // what is expected of Binary; of Release its Require and Keys
 	Why     string
+	TxID    string // what it is known by; "": a new one
 	// User: the service belongs to a user manager. It decides how commands
 	// in hints are spelled.
 	User bool
@@ -141,9 +142,11 @@ func (e Engine) newRun(ctx context.Context) *run {
 
 // acquire takes the service's lock.
 func (r *run) acquire() error {
-	txid, err := release.NewTxID()
-	if err != nil {
-		return err
+	txid, err := r.Options.TxID, error(nil)
+	if txid == "" {
+		if txid, err = release.NewTxID(); err != nil {
+			return err
+		}
 	}
 	r.report.TxID = txid
 	holder := release.Holder{TxID: txid, Phase: release.PhasePreflight, Since: r.Host.Now(), Who: r.Who, Orders: r.Orders != nil}

@@ -32,6 +32,7 @@ From the first moment on a restart would start the release that is gone back to.
 	flags.Var((*waitFlag)(&o.Wait), "wait", "wait for another upgrade of the service to end, at most D")
 	flags.Lookup("wait").NoOptDefVal = "forever"
 	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "go on although somebody holds the service")
+	flags.Var((*planIDFlag)(&o.PlanID), "plan-id", "refuse when anything has changed that the plan of this `ID` depends on; zdt plan --rollback prints it")
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
 	f.withEvents(cmd)
 	addDetachFlags(flags, &o.Detach, &o.as)

@@ -31,6 +31,7 @@ type upgradeOptions struct {
 	Strategy   upgrade.Strategy
 	OnFailure  *unitgen.OnFailure
 	IgnoreHold bool
+	PlanID     string // refuse unless the world is the one of this plan
 
 	Bake         *time.Duration
 	ReadyTimeout *time.Duration
@@ -83,6 +84,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.Lookup("wait").NoOptDefVal = "forever"
 	flags.Var(maybeOnFailure{&o.OnFailure}, "on-failure", "when the bake fails and the new program lives: rollback, or freeze until somebody decides (default: the unit's)")
 	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "go on although somebody holds the service")
+	flags.Var((*planIDFlag)(&o.PlanID), "plan-id", "refuse when anything has changed that the plan of this `ID` depends on; zdt plan prints it")
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
 	flags.BoolVar(&o.Helper, "helper", false, "upgrade zdt run itself to the zdt that is installed now; the program goes on")
 	f.withEvents(cmd)

@@ -76,7 +76,7 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 	return upgrade.Engine{
 		Options: upgrade.Options{
 			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, Stage: stage, Why: o.Why,
-			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold, Strategy: o.Strategy,
+			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold, Strategy: o.Strategy, PlanID: o.PlanID,
 			Bake:         given(o.Bake, s.policy.Bake),
 			ReadyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout),
 			DrainTimeout: given(o.DrainTimeout, s.policy.DrainTimeout),
@@ -87,6 +87,7 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
 		Gates:    gates,
 		Hooks:    hooks,
+		Sight:    s.sight(o),
 		Observe:  observe,
 		ExitCode: s.f.upgradeExit(ctx),
 	}, nil
@@ -101,13 +102,10 @@ func (f *factory) transact(ctx context.Context, o upgradeOptions, observe func(u
 		return upgrade.Report{}, err
 	}
 	defer s.close()
-	if o.Release != "" {
-		r, err := s.store.Find(o.Release)
-		if err != nil {
-			return upgrade.Report{}, &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
-		}
-		o.Release = r.ID
+	if err := s.nameRelease(&o); err != nil {
+		return upgrade.Report{}, err
 	}
+	s.noteUnits(ctx)
 	e, err := s.engine(ctx, o, observe)
 	if err != nil {
 		return upgrade.Report{}, err

@@ -278,7 +278,7 @@ func (h *helperCommand) values(name string) string {
 	return strings.Join(all, "; ")
 }
 
-// parseHelperCommand returns nil for any other command. All flags of zdt run take a value.
+// parseHelperCommand returns nil for any other command.
 func parseHelperCommand(line string) *helperCommand {
 	words, err := splitWords(line)
 	dash := slices.Index(words, "--")
@@ -291,7 +291,7 @@ func parseHelperCommand(line string) *helperCommand {
 		if !strings.HasPrefix(w, "-") {
 			return nil
 		}
-		if !strings.Contains(w, "=") && i+1 < dash {
+		if !strings.Contains(w, "=") && i+1 < dash && (words[i+1] == "-" || !strings.HasPrefix(words[i+1], "-")) {
 			i++
 			w += "=" + words[i]
 		}

@@ -56,7 +56,7 @@ func Journal(q journal.Query) func(ctx context.Context, since string) Lines {
 }
 
 var (
-	errNoJournal = errors.New("the journal cannot be read, and so the gate not be asked")
+	errNoJournal = errors.New("the journal cannot be read, and so the gate not be asked (root may read it, and the group systemd-journal)")
 	errSilent    = errors.New("nothing comes from the journal, not even what zdt itself writes")
 	errStopped   = errors.New("the journal is not followed any more")
 )

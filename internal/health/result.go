@@ -74,7 +74,6 @@ func (r *Result) add(g Gate, a answer, elapsed time.Duration) {
 			r.State, r.PassedAfter = Passed, elapsed
 		}
 	case r.State == Passed:
-		r.row = 0
 		if r.bad++; r.bad >= g.failures {
 			r.fail(fmt.Sprintf("it failed %s in a row after it had passed", times(r.bad)))
 		}

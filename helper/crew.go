@@ -283,6 +283,7 @@ func (k *keeper) mend() {
 // joined: a worker that was started again serves.
 func (k *keeper) joined(g *generation) {
 	g.beat = true
+	k.crew.losses.inVain = 0
 	k.sayLater(g)
 	k.tellSystemd()
 }

@@ -193,6 +193,30 @@ func TestWorkersKeepEnding(t *testing.T) {
 	}
 }
 
+// A worker that is started again and does not come up is tried again, while the others serve; or it is the end.
+func TestWorkerDoesNotComeBack(t *testing.T) {
+	for _, recovers := range []bool{true, false} {
+		t.Run(fmt.Sprint(recovers), func(t *testing.T) {
+			s := crewOf(t, 2, stageConfig{Program: "moody", ReadyTimeout: 2 * time.Second})
+			before := pids(s.awaitCrew(1))
+			mood := s.path("mood")
+			if err := os.WriteFile(mood, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s.tell(before[1], "exit 7")
+			if !recovers {
+				s.awaitExit("exited 1")
+				return
+			}
+			s.await("tried twice", func(st control.Status) bool { return st.Workers.Restarts == 2 && st.Workers.Ready == 1 })
+			os.Remove(mood)
+			if st := s.awaitCrew(1); st.Workers.List[0].PID != before[0] || st.Workers.Restarts > 4 {
+				t.Errorf("workers %+v", st.Workers)
+			}
+		})
+	}
+}
+
 // The last one that serves is the service.
 func TestLastWorkerEnds(t *testing.T) {
 	s := crewOf(t, 2, stageConfig{})

@@ -37,6 +37,7 @@ func actors() map[string]func(stageConfig) error {
 		"mute":     func(c stageConfig) error { return playWeb(c, webTraits{mute: true}) },
 		"crash":    func(stageConfig) error { os.Exit(7); return nil },
 		"again":    playAgain,
+		"moody":    playMoody,
 		"third":    func(c stageConfig) error { return playThird(c, func() error { os.Exit(7); return nil }) },
 		"later": func(c stageConfig) error {
 			return playThird(c, func() error { return playWeb(c, webTraits{mute: true}) })
@@ -246,6 +247,12 @@ func playThird(c stageConfig, third func() error) error {
 		return third()
 	}
 	return playWeb(c, webTraits{})
+}
+
+// playMoody is never READY while there is a file "mood" in the stage's directory.
+func playMoody(c stageConfig) error {
+	_, err := os.Stat(c.path("mood"))
+	return playWeb(c, webTraits{mute: err == nil})
 }
 
 // playLibrary is a program that could hand over by itself.

@@ -59,7 +59,13 @@ func (p *initPlan) jobs(add func(do func(ctx context.Context, f *factory) error,
 		add(func(ctx context.Context, f *factory) error { return p.bus.Enable(ctx, false, p.enable...) }, "enable %s", strings.Join(p.enable, " "))
 	}
 	for _, unit := range p.start { // the sockets come first
-		add(func(ctx context.Context, f *factory) error { return p.startUnit(ctx, unit) }, "start %s", unit)
+		add(func(ctx context.Context, f *factory) error {
+			err := p.startUnit(ctx, unit)
+			if err == nil && unit == p.spec.ServiceUnit() {
+				f.noteStart(ctx, p.spec.Name)
+			}
+			return err
+		}, "start %s", unit)
 	}
 }
 

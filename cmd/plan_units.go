@@ -302,6 +302,16 @@ func (s *site) noteUnits(ctx context.Context) {
 	}
 }
 
+// noteStart is noteUnits for a service that was just started.
+func (f *factory) noteStart(ctx context.Context, name string) {
+	s, err := f.openSite(ctx, name)
+	if err != nil {
+		return
+	}
+	defer s.close()
+	s.noteUnits(ctx)
+}
+
 // snapshotOf is the text with which the service was started, if that is what the disk has: nothing was changed since, and
 // systemd has read it all.
 func snapshotOf(units []diskUnit, load dbusctl.Load) (snap release.Snapshot, private, ok bool) {

@@ -72,6 +72,7 @@ func TestPlanSettings(t *testing.T) {
 			t.Run(runtime, func(t *testing.T) {
 				s := newService(t, g, options{init: []string{"--runtime", runtime, "--service-user", guest.User}})
 				defer s.remove()
+				s.run("test", "-s", "/var/lib/zdt/hello/units.json") // zdt init --start has kept them
 				p := s.plan("--binary", s.put(good(2)))
 				if p.Outcome != upgrade.PlanUpgrade || p.Runtime != runtime || p.ID == "" || p.Settings == nil || p.Settings.Known != "snapshot" || len(p.Settings.Changes) > 0 {
 					t.Fatalf("a fresh service: %s", p.exec)

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/zdt-dev/zdt/internal/schema"
+	"github.com/zdt-dev/zdt/rehearse"
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
@@ -32,6 +33,7 @@ func documents() map[string]reflect.Type {
 		"zdt.plan/1":     reflect.TypeFor[planDoc](),
 		"zdt.prove/1":    reflect.TypeFor[proveDoc](),
 		"zdt.prune/1":    reflect.TypeFor[pruneDoc](),
+		"zdt.rehearse/1": reflect.TypeFor[rehearse.Result](),
 		"zdt.releases/1": reflect.TypeFor[releasesDoc](),
 		"zdt.stage/1":    reflect.TypeFor[stageDoc](),
 		"zdt.status/1":   reflect.TypeFor[statusDoc](),
@@ -44,7 +46,7 @@ func documents() map[string]reflect.Type {
 
 func schemas(t *testing.T) map[string]schema.Schema {
 	t.Helper()
-	comments, err := schema.ReadComments(".", "../upgrade", "../release", "../handoff/control", "../journal", "../internal/load")
+	comments, err := schema.ReadComments(".", "../upgrade", "../release", "../handoff/control", "../journal", "../internal/health", "../internal/load", "../rehearse")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +96,7 @@ func TestSchemasArePublished(t *testing.T) {
 // Every schema that the sources name has a type here.
 func TestSchemasAreKnown(t *testing.T) {
 	named := regexp.MustCompile(`"(zdt\.[a-z-]+/[0-9]+)"`)
-	for _, dir := range []string{".", "../upgrade"} {
+	for _, dir := range []string{".", "../rehearse", "../upgrade"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

@@ -106,6 +106,9 @@ func (f *factory) planInit(ctx context.Context, o initOptions) (*initPlan, error
 			return p, err
 		}
 	}
+	if err := p.planReconcile(ctx, o.Zdt); err != nil {
+		return p, err
+	}
 	if o.ServiceUser == "" && !o.DynamicUser && !f.globals.user {
 		p.note("root", "better: --dynamic-user, or --service-user U", "the service will run as root, though without root's capabilities")
 	}

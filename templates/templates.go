@@ -12,8 +12,15 @@ var service string
 //go:embed socket.tmpl
 var socket string
 
+//go:embed zdt-reconcile.service
+var reconcile string
+
 // Service returns the text/template of a service unit.
 func Service() string { return service }
 
 // Socket returns the text/template of a socket unit.
 func Socket() string { return socket }
+
+// Reconcile returns the text/template of the unit that settles interrupted
+// upgrades after a boot.
+func Reconcile() string { return reconcile }

@@ -57,6 +57,8 @@ type Guest struct {
 	ended  chan struct{}
 	procs  sync.WaitGroup // goroutines that wait for processes started by Spawn
 
+	disk *os.File // what an earlier guest had written, to begin with; nil: nothing
+
 	netJobs chan job       // to threads that stay in the guest's network namespace
 	threads sync.WaitGroup // those threads
 	closing chan struct{}  // closed by Close
@@ -68,14 +70,14 @@ type Guest struct {
 // Start boots a guest and returns when its systemd has finished the boot. It needs root. ctx bounds Start alone; the
 // guest lives until Close, or until this process ends.
 func Start(ctx context.Context, cfg Config) (*Guest, error) {
-	g, err := start(ctx, cfg)
+	g, err := start(ctx, cfg, nil)
 	if err != nil {
 		return nil, fmt.Errorf("boot %s guest: %w", cfg.Image, err)
 	}
 	return g, nil
 }
 
-func start(ctx context.Context, cfg Config) (*Guest, error) {
+func start(ctx context.Context, cfg Config, disk *os.File) (*Guest, error) {
 	if cfg.Store.Dir == "" {
 		cfg.Store.Dir = DefaultDir()
 	}
@@ -100,6 +102,7 @@ func start(ctx context.Context, cfg Config) (*Guest, error) {
 	defer cancel()
 
 	g := newGuest(cfg)
+	g.disk = disk
 	if err := g.makeCgroup(); err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}
@@ -175,11 +178,18 @@ func (g *Guest) startInit(root, scratch string) (gate *os.File, err error) {
 	defer r.Close()
 
 	pidfd := -1
-	cmd := exec.Command("/bin/sh", "-c", bootScript, "boot.sh", root, scratch, randomID()+randomID(), notifyName)
+	args := []string{"-c", bootScript, "boot.sh", root, scratch, randomID() + randomID(), notifyName}
+	files := []*os.File{r}
+	if g.disk != nil {
+		id := randomID() + randomID()
+		args = append(args, fmt.Sprintf("%s-%s-%s-%s-%s", id[:8], id[8:12], id[12:16], id[16:20], id[20:]))
+		files = append(files, g.disk)
+	}
+	cmd := exec.Command("/bin/sh", args...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = g.out, g.out
-	cmd.ExtraFiles = []*os.File{r}
+	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:     true, // Ctrl-C in a terminal is for the test process, which then ends the guest in order
 		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWNET,

@@ -122,7 +122,8 @@ func poll(ctx context.Context, pause, most time.Duration, try func(context.Conte
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
+		if over(ctx) {
+			<-ctx.Done() // any moment now
 			// What ended with ctx says the least, unless the program had the connection and did not answer.
 			var op *net.OpError
 			connecting := errors.As(err, &op) && op.Op == "dial"
@@ -146,6 +147,13 @@ func poll(ctx context.Context, pause, most time.Duration, try func(context.Conte
 		}
 		pause = min(pause*3/2, most)
 	}
+}
+
+// over reports whether the time of ctx is over. A connection, which has the same deadline, may know so a moment before ctx
+// does.
+func over(ctx context.Context) bool {
+	deadline, found := ctx.Deadline()
+	return ctx.Err() != nil || found && !time.Now().Before(deadline)
 }
 
 // connect is one try over a connection of its own.

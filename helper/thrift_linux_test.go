@@ -34,7 +34,7 @@ func TestThrift(t *testing.T) {
 	if len(untouched(string(before), exe)) == 0 {
 		t.Errorf("nothing of %s in\n%s", exe, before)
 	}
-	for range 100 {
+	for range 10 {
 		thrift()
 	}
 	if after, err := os.ReadFile("/proc/self/smaps"); err != nil || strings.Count(string(after), exe) != strings.Count(string(before), exe) {

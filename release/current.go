@@ -160,6 +160,9 @@ func line(entries []Entry) []string {
 		if len(ids) == 0 && ValidID(e.From) {
 			ids = append(ids, e.From) // the history was begun later than the service
 		}
+		if e.FromRecovered && ValidID(e.From) && ids[len(ids)-1] != e.From {
+			ids = append(ids, e.From) // it has served, and zdt had not brought it
+		}
 		if e.Kind == KindRollback {
 			if i := lastIndex(ids, e.To); i >= 0 {
 				ids = ids[:i+1]

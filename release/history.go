@@ -43,6 +43,8 @@ type Entry struct {
 	Kind   Kind   `json:"kind"`
 	From   string `json:"from,omitempty"` // release IDs; From is empty the first time
 	To     string `json:"to,omitempty"`
+	// FromRecovered: From was made of the running process, see Recover. It has served, and was never committed.
+	FromRecovered bool `json:"from_recovered,omitempty"`
 	// Committed: To became the current release and stayed it. Everything that
 	// asks for an earlier good release goes by this, not by the words.
 	Committed bool      `json:"committed"`

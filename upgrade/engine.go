@@ -88,16 +88,17 @@ type run struct {
 	txn    release.Txn // TxID is empty until there is a record
 	keep   bool        // the record stays: the next zdt has something to finish
 
-	to      release.Release
-	current release.Release // what systemd starts
-	running string          // ID of the release that the incumbent runs, "" for another file
-	unit    Unit
-	down    bool            // the unit does not run
-	before  control.Status  // what the incumbent said when it was idle
-	client  *control.Client // commands to the incumbent; nil: to be connected anew
-	ev      *evidence       // nil before the trigger
-	story   *story
-	cursor  string
+	to        release.Release
+	current   release.Release // what systemd starts
+	running   string          // ID of the release that the incumbent runs, "" for another file
+	recovered bool            // and that was made of the running process
+	unit      Unit
+	down      bool            // the unit does not run
+	before    control.Status  // what the incumbent said when it was idle
+	client    *control.Client // commands to the incumbent; nil: to be connected anew
+	ev        *evidence       // nil before the trigger
+	story     *story
+	cursor    string
 
 	committing bool    // the incumbent may have committed
 	aborting   bool    // what another zdt has left is undone because somebody wants that

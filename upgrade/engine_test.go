@@ -1,10 +1,14 @@
 package upgrade
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/zdt-dev/zdt/release"
 )
 
 func TestUpgrade(t *testing.T) {
@@ -65,9 +69,18 @@ func TestUnchangedOnlyIfItRunsAndIsCurrent(t *testing.T) {
 
 	// No release runs at all.
 	w.host.Exe = func(int) (string, error) { return "/usr/local/bin/web", nil }
-	rep = w.upgrade(v2)
+	e := w.engine(v2)
+	e.Store = unrecoverable{w.store}
+	rep = e.Run(t.Context())
 	w.want(rep, Upgraded, "", "")
 	wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "which is no release")
+}
+
+// unrecoverable is a store for programs of which the kernel knows only the interpreter.
+type unrecoverable struct{ *release.Store }
+
+func (unrecoverable) Recover(context.Context, release.Proc, release.StageOptions) (release.Release, error) {
+	return release.Release{}, errors.New("a script cannot be recovered")
 }
 
 func TestBake(t *testing.T) {

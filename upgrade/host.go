@@ -44,6 +44,7 @@ type Store interface {
 	Get(id string) (release.Release, error)
 	Verify(ctx context.Context, r release.Release) error
 	Stage(ctx context.Context, src string, o release.StageOptions) (release.Release, error)
+	Recover(ctx context.Context, p release.Proc, o release.StageOptions) (release.Release, error)
 	Flip(r release.Release) error
 	WriteTxn(t release.Txn) error
 	ReadTxn() (release.Txn, error)

@@ -179,10 +179,25 @@ func (r *run) findRunning() error {
 	if r.running, exe, err = r.runs(pid, said(r.before)); err != nil {
 		return refuse(r.systemctl("status", r.unit.Name), "find the running release: %w", err)
 	}
-	if r.running == "" {
-		r.warn("process %d runs %s, which is no release; after a rollback by restart release %s would run", pid, exe, r.current.ID)
+	if r.running != "" || isHelper(r.before) {
+		return nil
 	}
+	// Whoever has copied a new version over it has taken its name, not its bytes.
+	if rel, err := r.recoverRunning(pid); err == nil {
+		r.warn("process %d runs %s, which is no release (any more): it is one now, %s, so that there is something to go back to", pid, exe, rel.ID)
+		r.running, r.recovered = rel.ID, true
+		return nil
+	}
+	r.warn("process %d runs %s, which is no release; after a rollback by restart release %s would run", pid, exe, r.current.ID)
 	return nil
+}
+
+func (r *run) recoverRunning(pid int) (release.Release, error) {
+	p, err := release.ProcOf(pid)
+	if err != nil {
+		return release.Release{}, err
+	}
+	return r.Store.Recover(r.ctx, p, release.StageOptions{Who: &r.Who, Why: r.Options.Why})
 }
 
 // runs finds the release that a process executes, "" for another file, whose
@@ -193,7 +208,10 @@ func (r *run) runs(pid int, said string) (id, exe string, err error) {
 	if exe, err = r.Host.Exe(pid); err != nil {
 		return "", "", err
 	}
-	if id = releaseOf(r.Store, exe); id == "" && said != "" {
+	if id = releaseOf(r.Store, exe); strings.HasSuffix(exe, deleted) {
+		return "", exe, nil // what has that name now is another file
+	}
+	if id == "" && said != "" {
 		switch id = releaseOf(r.Store, said); {
 		case id == "" && filepath.Dir(said) == filepath.Join(r.Store.Dir(), "current"):
 			id = r.current.ID
@@ -203,6 +221,9 @@ func (r *run) runs(pid int, said string) (id, exe string, err error) {
 	}
 	return id, exe, nil
 }
+
+// deleted is what the kernel adds to the name of a file that has it no more (proc_pid_exe(5)).
+const deleted = " (deleted)"
 
 // findFrom corrects the release to go back to: the one that runs, should it
 // not be the current one.

@@ -93,6 +93,7 @@ func (r *run) forget() error {
 	e := release.Entry{TxID: r.txn.TxID, Kind: r.txn.Kind, From: r.txn.From, To: r.txn.To,
 		Committed: rep.Outcome == Upgraded, Outcome: string(rep.Outcome), ExitCode: r.ExitCode(rep),
 		Started: rep.StartedAt, Ended: r.Host.Now(), Who: r.Who, Why: r.Options.Why, Reason: rep.Reason}
+	e.FromRecovered = r.recovered
 	if c := rep.Connections; c != nil {
 		e.Conns = &release.Conns{Moved: c.Moved, Drained: c.Drained + c.Closed, Cut: c.Cut}
 	}

@@ -75,6 +75,11 @@ func (r *run) stageFile() error {
 		return &Failure{Outcome: Refused, Err: fmt.Errorf("stage release: %w", err), Hint: hintOf(err)}
 	}
 	r.to = to
+	if to.Tree != nil { // only now is there a program to look at
+		if err := r.checkFile(to.Path); err != nil {
+			return err
+		}
+	}
 	for _, name := range to.Dropped {
 		r.warn("the release does not carry %s of %s; does the program need it?", name, r.Options.Binary)
 	}

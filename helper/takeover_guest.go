@@ -257,6 +257,8 @@ func (k *keeper) guestGone() {
 		k.attempt, k.phase = nil, control.Idle
 	}
 	if !g.committed.IsZero() { // it stays as what this helper ends for
+		// One that was told to stop has removed its path, which may be another's by now. One that died has not.
+		k.crossing.owner = !g.spare
 		g.deadline.clear()
 		g.release()
 		k.drained()

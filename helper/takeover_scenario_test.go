@@ -526,6 +526,26 @@ func TestHostStops(t *testing.T) {
 				t.Error("it served on")
 			}
 		})
+		t.Run("draining, and the new one dies "+sig.String(), func(t *testing.T) {
+			a := meet(t, stageConfig{})
+			first := a.await("up", func(control.Status) bool { return true })
+			a.hang(first.App)
+			n := a.beside(stageConfig{})
+			n.await("the service", func(st control.Status) bool { return st.Phase == control.Idle })
+			a.signal(a.pid(), unix.SIGTERM)
+			a.await("stopping", func(st control.Status) bool { return st.Phase == control.Stopping })
+			n.crash()
+			a.signal(a.pid(), sig)
+			if sig == unix.SIGTERM {
+				a.tell(first.App, "release")
+			}
+			a.awaitExit("exited 0")
+			if sig == unix.SIGTERM {
+				if _, err := os.Lstat(a.Takeover); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("%s after the end of the service: %v", a.Takeover, err)
+				}
+			}
+		})
 		t.Run("draining "+sig.String(), func(t *testing.T) {
 			a := meet(t, stageConfig{DrainTimeout: time.Second})
 			first := a.await("up", func(control.Status) bool { return true })

@@ -166,6 +166,7 @@ func TestHelperTakeoverBetweenContainers(t *testing.T) {
 		}
 		b.start(bad(4, crashAfterReady))
 		b.awaitState("failed", "exit-code")
+		s.await("the failure to be told", func() bool { return strings.Count(a.story(), "abort") == 2 })
 		s.await("the first container again", func() bool { v, err := s.ask("/"); return err == nil && v == version(3) })
 		if err := exchange(conn, "d", "cd"); err != nil {
 			t.Errorf("the request of before: %v", err)

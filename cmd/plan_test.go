@@ -27,7 +27,7 @@ func planDocs() map[string]planDoc {
 		Build: &release.Build{GoVersion: "go1.26.1", Version: "v1.4.3", Revision: "0123456789abcdef", Modified: true}}
 	base := upgrade.Plan{Schema: "zdt.plan/1", Outcome: upgrade.PlanUpgrade, Service: "web", Kind: release.KindUpgrade, ID: "p1.0123456789.abcdefghijklmnopqrstuvwxyzABCD.0123456789",
 		From: old, To: next, Strategy: upgrade.PlanHandoff, Runtime: "library", MainPID: 812, Incumbent: 812, Generation: 3}
-	undone := "undone: the old program serves on as if nothing had been"
+	undone := "undone, the old program serves on as if nothing had been"
 	steps := []upgrade.PlanStep{
 		{Phase: upgrade.Stage, Text: "copy /srv/web-1.4.3 into the release store"},
 		{Phase: upgrade.Trigger, Text: "SIGUSR2 to process 812, which starts the new program with its sockets"},

@@ -164,7 +164,7 @@ func (t *planText) step(s upgrade.PlanStep) {
 	case s.Then != "" && s.Within > 0:
 		text += ", else " + clean(s.Then)
 	case s.Then != "" && s.Phase == upgrade.Bake:
-		text += "; what fails is " + clean(s.Then)
+		text += "; if it fails: " + clean(s.Then)
 	case s.Then != "":
 		text += "; " + clean(s.Then)
 	}

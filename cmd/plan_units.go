@@ -287,12 +287,15 @@ func (s *site) noteUnits(ctx context.Context) {
 	if s.f.euid != 0 && !s.f.globals.user {
 		return
 	}
-	units, load, err := s.unitsNow(ctx)
-	if err != nil || len(units) == 0 {
+	u, err := s.ask(ctx)
+	if err != nil {
 		return
 	}
-	u := units[0].unit
 	if old, err := s.store.Snapshot(); err == nil && old.Invocation == u.InvocationID {
+		return
+	}
+	units, load, err := s.unitsNow(ctx)
+	if err != nil {
 		return
 	}
 	if snap, private, ok := snapshotOf(units, load); ok {

@@ -42,7 +42,7 @@ func (r *run) stageStep(l *looked) PlanStep {
 func (r *run) handoffSteps(l *looked) []PlanStep {
 	o := r.Options
 	helper := isHelper(r.before)
-	undone := "undone: the old program serves on as if nothing had been"
+	undone := "undone, the old program serves on as if nothing had been"
 	trigger := PlanStep{Phase: Trigger, Text: fmt.Sprintf("SIGUSR2 to process %d, which starts the new program with its sockets", r.unit.MainPID)}
 	switch {
 	case helper && slices.Contains(r.unit.ExecReload, "handoff"):

@@ -86,6 +86,7 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 		Host: s.seams(), Store: stepped(s.store), LockPath: s.paths.Lock(o.Service), Who: o.as.who(),
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
 		Gates:    gates,
+		Rehearse: s.rehearsalOf(o),
 		Hooks:    hooks,
 		Sight:    s.sight(o),
 		Observe:  observe,

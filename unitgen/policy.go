@@ -32,6 +32,7 @@ type Policy struct {
 	OnFailure    OnFailure
 
 	RequireSignature RequireSignature
+	Rehearse         Rehearse
 
 	// Warnings are what ought to be shown but stops nothing: keys zdt does not know, values
 	// that contradict the rest of the unit.
@@ -40,6 +41,16 @@ type Policy struct {
 
 // DefaultHookTimeout bounds each hook of an upgrade.
 const DefaultHookTimeout = 30 * time.Second
+
+// Rehearse says whether an upgrade is tried beside the service first.
+type Rehearse string
+
+// Whether it is.
+const (
+	RehearseNo     Rehearse = "no"
+	RehearseYes    Rehearse = "yes"    // where the service can be rehearsed
+	RehearseAlways Rehearse = "always" // or not upgraded
+)
 
 // RequireSignature says which detached signature a release of the service must have.
 type RequireSignature string
@@ -120,6 +131,7 @@ func defaultPolicy() Policy {
 		OnFailure:    OnFailureRollback,
 
 		RequireSignature: RequireSignatureNo,
+		Rehearse:         RehearseNo,
 		HookTimeout:      DefaultHookTimeout,
 	}
 }
@@ -244,6 +256,15 @@ func (r *policyReader) set(here place, s setting) error {
 			return err
 		}
 		p.OnFailure = OnFailure(v)
+	case "Rehearse":
+		switch h := Rehearse(v); h {
+		case "":
+			p.Rehearse = def.Rehearse
+		case RehearseNo, RehearseYes, RehearseAlways:
+			p.Rehearse = h
+		default:
+			return refuse("rehearse", v, "unknown", "use yes, no or always")
+		}
 	case "RequireSignature":
 		switch q := RequireSignature(v); q {
 		case "":

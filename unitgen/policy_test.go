@@ -191,3 +191,18 @@ func TestPolicyRequireSignature(t *testing.T) {
 		}
 	}
 }
+
+func TestPolicyRehearse(t *testing.T) {
+	for text, want := range map[string]Rehearse{
+		"": RehearseNo, "Rehearse=yes\n": RehearseYes, "Rehearse=always\n": RehearseAlways, "Rehearse=yes\nRehearse=no\n": RehearseNo,
+		"Rehearse=always\nRehearse=\n": RehearseNo,
+	} {
+		p, err := ParsePolicy(File{Path: "/u", Data: []byte("[X-Zdt]\nName=web\n" + text)})
+		if err != nil || p.Rehearse != want {
+			t.Errorf("%q: %q, %v", text, p.Rehearse, err)
+		}
+	}
+	if _, err := ParsePolicy(File{Path: "/u", Data: []byte("[X-Zdt]\nName=web\nRehearse=maybe\n")}); err == nil {
+		t.Error("Rehearse=maybe is understood")
+	}
+}

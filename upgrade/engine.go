@@ -52,6 +52,9 @@ type Engine struct {
 	Check func(path string) error
 	// Gates are what the candidate has to pass; nil: to live is enough.
 	Gates *Gates
+	// Rehearse tries the release beside the service before anything is changed, and returns what is worth knowing of it in one
+	// line; its error, which may have LastWords, refuses the upgrade. progress gets one line at a time. nil: there is no such phase.
+	Rehearse func(ctx context.Context, to release.Release, txid string, progress func(string)) (string, error)
 	// Hooks are the administrator's programs; nil: there are none.
 	Hooks *Hooks
 	// Sight is what a plan sees; only Plan and Options.PlanID need it.
@@ -186,6 +189,9 @@ func (r *run) transact() error {
 		return err
 	}
 	r.end(Done, r.to.ID)
+	if err := r.rehearse(); err != nil {
+		return err
+	}
 	if r.down || r.Options.Strategy == StrategyRestart {
 		return r.exchange()
 	}

@@ -13,6 +13,7 @@ type Phase string
 const (
 	Preflight Phase = "preflight"
 	Stage     Phase = "stage"
+	Rehearse  Phase = "rehearse" // only with Engine.Rehearse
 	Trigger   Phase = "trigger"
 	Listen    Phase = "listen"
 	Bake      Phase = "bake"

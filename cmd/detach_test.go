@@ -33,8 +33,14 @@ func TestIdentity(t *testing.T) {
 		{"no JSON", `root`, nil, false},
 	} {
 		var i identity
-		err := i.parse(tt.text, tt.own)
-		if (err == nil) != tt.ok || i.detached() != tt.ok {
+		err := i.Set(tt.text)
+		if err == nil {
+			err = i.check(false, tt.own)
+			if user := i.check(true, tt.own); user != nil {
+				t.Errorf("%s, in a user manager: %v", tt.name, user)
+			}
+		}
+		if (err == nil) != tt.ok {
 			t.Errorf("%s: %v, %+v", tt.name, err, i)
 		}
 	}
@@ -42,12 +48,12 @@ func TestIdentity(t *testing.T) {
 	if i.who().UID != release.Identify().UID {
 		t.Errorf("without the flag: %v", i.who())
 	}
-	if err := i.parse(good, nil); err != nil || i.who().SudoUser != "anna" {
+	if err := i.Set(good); err != nil || i.who().SudoUser != "anna" {
 		t.Errorf("with it: %v, %v", i.who(), err)
 	}
 	if text, err := i.flag(); err != nil || text == "" {
 		t.Errorf("flag: %q, %v", text, err)
-	} else if err := new(identity).parse(text, nil); err != nil {
+	} else if err := new(identity).Set(text); err != nil {
 		t.Errorf("read what was written: %v", err)
 	}
 }

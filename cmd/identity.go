@@ -31,14 +31,18 @@ func (i identity) who() release.Who {
 	return release.Identify()
 }
 
-// Set reads the hidden flag --as. Who has logged in cannot give himself out for somebody else with it: the kernel sets the
-// login uid once, and a unit of the system manager has none. (In a user manager it is the user's.)
-func (i *identity) Set(s string) error {
-	own := release.Identify().LoginUID
-	return i.parse(s, own)
+// check refuses an identity that is not believed. Who has logged in cannot give himself out for somebody else: the kernel sets
+// the login uid once, and a unit of the system manager has none. A user manager has that of its user, whoever asks for
+// something there, and its user can write whatever he likes into his own history.
+func (i identity) check(userManager bool, own *uint32) error {
+	if !i.detached() || userManager || own == nil || i.Who.LoginUID != nil && *i.Who.LoginUID == *own {
+		return nil
+	}
+	return usage("--as is for the units that zdt itself starts", "login uid %d asks, and --as says otherwise", *own)
 }
 
-func (i *identity) parse(s string, own *uint32) error {
+// Set reads the hidden flag --as.
+func (i *identity) Set(s string) error {
 	var got identity
 	if err := json.Unmarshal([]byte(s), &got); err != nil {
 		return err
@@ -48,8 +52,6 @@ func (i *identity) parse(s string, own *uint32) error {
 		return fmt.Errorf("%q is not the ID of a transaction", got.TxID)
 	case got.Who == nil:
 		return errors.New("it does not say who")
-	case own != nil && (got.Who.LoginUID == nil || *got.Who.LoginUID != *own):
-		return fmt.Errorf("login uid %d asks, and it says otherwise", *own)
 	}
 	*i = got
 	return nil

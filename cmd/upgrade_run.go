@@ -61,6 +61,9 @@ func (s *site) close() {
 
 // engine is a transaction that nothing was asked of yet.
 func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) (upgrade.Engine, error) {
+	if err := o.as.check(s.f.globals.user, release.Identify().LoginUID); err != nil {
+		return upgrade.Engine{}, err
+	}
 	stage, err := s.f.stageOptions(s.policy, sourceOptions{Binary: o.Binary, SHA256: o.SHA256, Exec: o.Exec, Signature: o.Signature, Why: o.Why})
 	if err != nil {
 		return upgrade.Engine{}, refused(err)

@@ -14,7 +14,18 @@ import (
 // lose it.) The guest itself is closed by that, and the new one in its place.
 func PowerCycle(t testing.TB, g *Guest) *Guest {
 	t.Helper()
-	next, err := g.powerCycle(t.Context())
+	return again(t, g, unix.SIGKILL)
+}
+
+// Reboot shuts a guest down in order, as systemctl poweroff does, within five seconds, and starts it again as PowerCycle does.
+func Reboot(t testing.TB, g *Guest) *Guest {
+	t.Helper()
+	return again(t, g, sigPoweroff)
+}
+
+func again(t testing.TB, g *Guest, end unix.Signal) *Guest {
+	t.Helper()
+	next, err := g.again(t.Context(), end)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,15 +40,15 @@ func PowerCycle(t testing.TB, g *Guest) *Guest {
 	return next
 }
 
-func (g *Guest) powerCycle(ctx context.Context) (*Guest, error) {
+func (g *Guest) again(ctx context.Context, end unix.Signal) (*Guest, error) {
 	// The directory keeps its file system alive when the guest's mounts are gone.
 	disk, err := os.Open(g.Path("/run/guest-disk"))
 	if err != nil {
 		return nil, fmt.Errorf("power cycle: %w", err)
 	}
 	defer disk.Close()
-	if err := g.signal(unix.SIGKILL); err != nil {
-		return nil, fmt.Errorf("power cycle: kill guest: %w", err)
+	if err := g.signal(end); err != nil {
+		return nil, fmt.Errorf("power cycle: end guest: %w", err)
 	}
 	if err := g.Close(); err != nil {
 		return nil, fmt.Errorf("power cycle: %w", err)

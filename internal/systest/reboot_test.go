@@ -6,6 +6,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/internal/guest"
+	"github.com/zdt-dev/zdt/upgrade"
 )
 
 // Whenever the host goes down: after the boot the release that was known to be good serves, nothing is open any more
@@ -44,6 +45,14 @@ func TestReboot(t *testing.T) {
 			n += 2
 			s.mustUpgrade(good(n))
 			s.mustRun(n)
+		}
+
+		// A shutdown in order leaves nothing to settle: the upgrade is undone while its service is there.
+		txid, _ := s.detach(s.put(good(n+1)), "--bake", "1h")
+		s.g = guest.Reboot(t, s.g)
+		s.mustRun(n)
+		if r := s.waitFor(143, txid); r.Outcome != upgrade.Interrupted {
+			t.Errorf("report: %+v", r)
 		}
 
 		// With nothing open it is not even started.

@@ -121,6 +121,19 @@ func TestUserManager(t *testing.T) {
 		if got := s.answers(); got != version(4) {
 			t.Errorf("%s answers, want %s", got, version(4))
 		}
+		txid := u.detach(good(5), "1s")
+		u.must(0, "zdt", "--user", "wait", "hello", txid)
+		if got := s.answers(); got != version(5) {
+			t.Errorf("%s answers after a detached upgrade, want %s", got, version(5))
+		}
+		u.must(0, "systemctl", "--user", "is-enabled", "zdt-reconcile.service")
+		txid = u.detach(good(6), "1h")
+		u.must(0, "systemctl", "--user", "kill", "--signal=KILL", "zdt-hello-"+txid+".service")
+		u.must(0, "systemctl", "--user", "start", "zdt-reconcile.service")
+		u.must(13, "zdt", "--user", "wait", "hello", txid)
+		if _, err := os.Lstat(g.Path("/home/" + guest.User + "/.local/state/zdt/hello/txn.json")); err == nil {
+			t.Error("the upgrade is still open")
+		}
 		mustLoseNothing(t, l.Stop())
 		u.must(0, "zdt", "--user", "status", "hello")
 		u.must(4, "zdt", "status", "hello") // the system manager knows nothing of it
@@ -161,6 +174,15 @@ func (u userService) must(code int, args ...string) {
 		log, _ := u.g.Run(context.WithoutCancel(u.t.Context()), "journalctl", "-n30", "--no-pager", "-o", "cat", "_UID=1000")
 		u.t.Fatalf("want exit status %d: %s\n%s", code, r, log)
 	}
+}
+
+func (u userService) detach(p program, bake string) (txid string) {
+	u.t.Helper()
+	r := u.exec("zdt", "--user", "upgrade", "hello", "--binary", u.put(p), "--detach", "--bake", bake)
+	if r.Code != 0 {
+		u.t.Fatal(r)
+	}
+	return strings.TrimSpace(r.Stdout)
 }
 
 func (u userService) show(property string) string {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -47,9 +48,12 @@ func TestQueues(t *testing.T) {
 	if n := len(slices.Compact(slices.Sorted(slices.Values(queues)))); n != workers {
 		t.Fatalf("queues %q", queues)
 	}
-	stopped := before[1:] // they accept nothing more
+	stopped := before[1:]
 	for _, pid := range stopped {
 		s.signal(pid, unix.SIGSTOP)
+	}
+	for _, pid := range stopped { // from then on they accept nothing more; what they have accepted dies with them
+		eventually(t, fmt.Sprintf("all threads of %d stand still", pid), func() bool { return standsStill(pid) })
 	}
 	var clients []net.Conn
 	for range 60 { // about two thirds of which wait
@@ -90,6 +94,18 @@ func TestQueues(t *testing.T) {
 		s.signal(pid, unix.SIGCONT)
 	}
 	s.awaitCrew(2)
+}
+
+// standsStill reports whether all threads of a process are stopped: a signal stops one after the other.
+func standsStill(pid int) bool {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, task := range tasks {
+		b, err := os.ReadFile(task)
+		if _, after, ok := strings.Cut(string(b), ") "); err != nil || !ok || !strings.HasPrefix(after, "T") {
+			return false
+		}
+	}
+	return err == nil && len(tasks) > 0
 }
 
 // What cannot be shared out is refused, with what to do.

@@ -95,6 +95,7 @@ type run struct {
 	current   release.Release // what systemd starts
 	running   string          // ID of the release that the incumbent runs, "" for another file
 	recovered bool            // and that was made of the running process
+	looking   bool            // nothing may be changed: it is for a plan
 	unit      Unit
 	down      bool            // the unit does not run
 	before    control.Status  // what the incumbent said when it was idle

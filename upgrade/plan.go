@@ -164,6 +164,7 @@ type looked struct {
 // look makes the checks of preflight and stage, each whatever the others say.
 func (r *run) look() *looked {
 	l := &looked{r: r}
+	r.looking = true
 	if h, alive, err := release.ReadHolder(r.LockPath); err == nil && alive && r.Options.Wait == 0 && r.lock == nil {
 		held := &release.HeldError{Path: r.LockPath, Holder: h}
 		l.refused(&Failure{Outcome: Locked, Err: held, Hint: fmt.Sprintf("wait for it with --wait, or look at it: %s", r.zdt("status", r.Options.Service))})

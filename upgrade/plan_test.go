@@ -305,3 +305,28 @@ func FuzzParsePlanID(f *testing.F) {
 		}
 	})
 }
+
+// Of a running program that was overwritten the upgrade makes a release. The plan says so, and leaves it.
+func TestPlanOfAnOverwrittenProgram(t *testing.T) {
+	w := newWorld(t)
+	other, err := os.ReadFile(program(t, "good", "v3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{os.Chmod(filepath.Dir(w.v1.Path), 0o755), os.WriteFile(w.v1.Path+".new", other, 0o555), os.Rename(w.v1.Path+".new", w.v1.Path)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := tree(t, w.store.Dir())
+	e := w.sighted(program(t, "good", "v2"), someWorld())
+	p := e.Plan(t.Context())
+	if p.Outcome != PlanUpgrade || p.From == nil || p.From.Program == "" || !strings.Contains(strings.Join(p.Notes, "\n"), "an upgrade first makes one of it") {
+		t.Errorf("%+v", p)
+	}
+	if after := tree(t, w.store.Dir()); !slices.Equal(after, before) {
+		t.Errorf("the store was\n%s\nand is\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+	}
+	e.Options.PlanID = p.ID
+	w.want(e.Run(t.Context()), Upgraded, "", "")
+}

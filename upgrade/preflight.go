@@ -182,6 +182,10 @@ func (r *run) findRunning() error {
 	if r.running != "" || isHelper(r.before) {
 		return nil
 	}
+	if r.looking {
+		r.warn("process %d runs %s, which is no release (any more): an upgrade first makes one of it, so that there is something to go back to", pid, exe)
+		return nil
+	}
 	// Whoever has copied a new version over it has taken its name, not its bytes.
 	if rel, err := r.recoverRunning(pid); err == nil {
 		r.warn("process %d runs %s, which is no release (any more): it is one now, %s, so that there is something to go back to", pid, exe, rel.ID)

@@ -69,8 +69,12 @@ func (s *service) undisturbed() func() {
 
 // Candidates of a few lines.
 const (
-	sandboxed     = "#!/bin/sh\necho state >/usr/hello.state || exit 9\nsystemd-notify --ready\nsleep 60 & wait\n"
-	neverAccepts  = "#!/bin/sh\ntrap 'kill $p; exit 0' TERM\nsystemd-notify --ready\nsleep 60 & p=$!; wait\n"
+	sandboxed    = "#!/bin/sh\necho state >/usr/hello.state || exit 9\nsystemd-notify --ready\nsleep 60 & wait\n"
+	neverAccepts = "#!/bin/sh\ntrap 'kill $p; exit 0' TERM\nsystemd-notify --ready\nsleep 60 & p=$!; wait\n"
+	// A child serves; the main process is what systemd goes by.
+	ignoresTERM   = "#!/bin/sh\n" + served + "trap '' TERM\nwhile :; do sleep 1; done\n"
+	exits5        = "#!/bin/sh\n" + served + "trap 'exit 5' TERM\nwhile :; do wait; done\n"
+	served        = "sh -c 'LISTEN_PID=$$ exec /srv/v0002/hello' &\n"
 	shortDraining = "[Service]\nTimeoutStopSec=1s\nNotifyAccess=all\n"
 )
 
@@ -101,6 +105,8 @@ func TestRehearse(t *testing.T) {
 			{"panics after READY", s.put(bad(103, crashAfterReady)), "", "exit status 2", "one too many"},
 			{"crashes in the sandbox alone", s.write("/srv/sandboxed", sandboxed), rehearse.Ready, "exit status 9", "Read-only file system"},
 			{"does not accept", s.write("/srv/accept", neverAccepts), rehearse.Accept, "did not accept a connection", ""},
+			{"ignores SIGTERM", s.write("/srv/ignores", ignoresTERM), rehearse.Stop, "did not end within 1s after SIGTERM", ""},
+			{"ends badly", s.write("/srv/exits5", exits5), rehearse.Stop, "exit status 5", ""},
 		} {
 			r := s.rehearse(c.file, "--ready-timeout=700ms")
 			if r.Outcome != rehearse.Failed || r.exec.Code != 10 || c.phase != "" && r.Phase != c.phase || !strings.Contains(r.Cause, c.cause) || !strings.Contains(strings.Join(r.Log, "\n"), c.log) {

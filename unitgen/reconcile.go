@@ -1,7 +1,7 @@
 package unitgen
 
 import (
-	"path/filepath"
+	"path"
 
 	"github.com/zdt-dev/zdt/templates"
 )
@@ -40,5 +40,5 @@ func (r Reconcile) Generate() (File, error) {
 	if err != nil {
 		return File{}, err
 	}
-	return File{Name: ReconcileUnit, Path: filepath.Join(r.UnitDir, ReconcileUnit), Mode: 0o644, Data: data}, nil
+	return File{Name: ReconcileUnit, Path: path.Join(r.UnitDir, ReconcileUnit), Mode: 0o644, Data: data}, nil
 }

@@ -127,6 +127,55 @@ func TestCrashMatrix(t *testing.T) {
 	})
 }
 
+// The host goes down at a step: after the boot a release that was committed serves, the boot unit has closed the record
+// without anybody doing anything, and the next upgrade works.
+func TestHostCrashMatrix(t *testing.T) {
+	t.Parallel()
+	guest.Each(t, func(t *testing.T, g *guest.Guest) {
+		s := newService(t, g, options{})
+		if err := g.Copy(steppedZdt(t), "/usr/local/bin/zdt-steps", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		serves, n := 1, 0
+		for _, tt := range []struct {
+			at      string
+			new     bool // the new release serves after the boot
+			outcome upgrade.Outcome
+		}{
+			{"after stage", false, ""},
+			{"after record trigger", false, upgrade.Interrupted},
+			{"after record bake", false, upgrade.Interrupted},
+			{"after record commit", false, upgrade.Interrupted},
+			{"before record drain", false, upgrade.Interrupted}, // committed, and current is the one before
+			{"before flip", false, upgrade.Interrupted},
+			{"after flip", true, upgrade.Upgraded},
+			{"before clear", true, upgrade.Upgraded},
+		} {
+			n = n%8 + 2
+			s.run("mkdir", "-p", stepsDir)
+			s.stoppedAt(tt.at, n)
+			s.g = guest.PowerCycle(t, s.g)
+			if tt.new {
+				serves = n
+			}
+			s.await("the boot unit has closed the record", func() bool { return s.status().Txn == nil })
+			s.mustRun(serves)
+			last := s.history()
+			switch {
+			case tt.outcome == "" && !last[0].Committed: // nothing was under way
+				t.Errorf("%s: history %+v", tt.at, last[0])
+			case tt.outcome != "" && (len(last) == 0 || last[0].Outcome != string(tt.outcome)):
+				t.Errorf("%s: history %+v, want %s", tt.at, last, tt.outcome)
+			}
+			s.mustUpgrade(good(n + 1))
+			serves = n + 1
+			if t.Failed() {
+				return
+			}
+		}
+	})
+}
+
 // victimsAt are those that exist at a step. What happens behind a step happens in front of the next one, so
 // that only one of both is gone through where nothing lies between them.
 func victimsAt(step, when string) []victim {

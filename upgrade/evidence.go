@@ -44,14 +44,13 @@ type evidence struct {
 	allPassed bool  // the gates
 	gateErr   error
 	gateLine  string // the latest, until it is told
-	restarts  uint32 // of the unit, at the trigger
 }
 
 // gather starts to watch the incumbent, whose control connection client
 // becomes the evidence's own. before is what it said in preflight.
 func gather(ctx context.Context, h Host, client *control.Client, unit Unit, before control.Status) (*evidence, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	e := &evidence{ctx: ctx, cancel: cancel, statuses: make(chan control.Status, 1), lost: make(chan error, 1), unit: unit, restarts: unit.Restarts, helper: isHelper(before)}
+	e := &evidence{ctx: ctx, cancel: cancel, statuses: make(chan control.Status, 1), lost: make(chan error, 1), unit: unit, helper: isHelper(before)}
 	var err error
 	if e.incumbent, err = openProcess(unit.MainPID); err == nil {
 		e.server = e.incumbent
@@ -191,9 +190,6 @@ func (e *evidence) ended(err error) {
 	}
 	e.watchErr = err
 }
-
-// restarted reports whether systemd has started the unit anew since the trigger.
-func (e *evidence) restarted() bool { return e.unit.Restarts > e.restarts }
 
 func (e *evidence) obey(o Order) {
 	if e.order != Abort {

@@ -129,8 +129,6 @@ func (r *run) judgeProbation() (verdict, error) {
 	switch {
 	case r.ev.gateErr != nil:
 		return failed, failure(string(journal.ReasonHealth), "%w", r.ev.gateErr)
-	case r.ev.restarted():
-		return failed, failure(string(journal.ReasonCrashed), "systemd has restarted %s", r.unit.Name)
 	case r.ev.order == Promote:
 		return reached, nil
 	}

@@ -97,7 +97,7 @@ func (r *run) deliver(ctx context.Context) (string, error) {
 		}
 		return undecided, nil
 	})
-	if errors.Is(err, errLimit) {
+	if errors.Is(err, errLimit) || err != nil && errors.Is(err, context.DeadlineExceeded) { // the limit of both is the same
 		err = errors.New("systemd's reload did not reach the helper in time")
 	}
 	return "reloaded by systemd", err

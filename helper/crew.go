@@ -185,6 +185,9 @@ func (k *keeper) workerDied(g *generation) {
 	switch {
 	case k.undoes(g):
 		k.rollBack(journal.ReasonCrashed, fmt.Sprintf("%s of the new program ended (%s)", k.whose(g), exit), exit.outcome())
+	case k.crew.roll.regains(g):
+		k.lose(g.readyAt, exit)
+		k.tellSystemd()
 	case k.ready() == 0 && k.crew.roll == nil:
 		k.died(g)
 	default:

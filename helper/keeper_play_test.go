@@ -37,6 +37,7 @@ func actors() map[string]func(stageConfig) error {
 		"mute":     func(c stageConfig) error { return playWeb(c, webTraits{mute: true}) },
 		"crash":    func(stageConfig) error { os.Exit(7); return nil },
 		"again":    playAgain,
+		"fades":    playFades,
 		"moody":    playMoody,
 		"third":    func(c stageConfig) error { return playThird(c, func() error { os.Exit(7); return nil }) },
 		"later": func(c stageConfig) error {
@@ -237,6 +238,16 @@ func playAgain(c stageConfig) error {
 	if os.Getenv("ZDT_GENERATION") == "1" {
 		return playWeb(c, webTraits{stubborn: true})
 	}
+	os.Exit(9)
+	return nil
+}
+
+// playFades serves the first time. Later it ends as soon as it was READY.
+func playFades(c stageConfig) error {
+	if os.Getenv("ZDT_GENERATION") == "1" {
+		return playWeb(c, webTraits{})
+	}
+	sdnotify.Notifier{Socket: os.Getenv("NOTIFY_SOCKET")}.Send("READY=1")
 	os.Exit(9)
 	return nil
 }

@@ -200,6 +200,18 @@ func TestRollBack(t *testing.T) {
 	}
 }
 
+// The earlier program can come up in a roll back and yet not live. It is not started again without end.
+func TestRollBackToAProgramThatEnds(t *testing.T) {
+	s := crewOf(t, 4, stageConfig{Program: "fades"})
+	s.awaitCrew(1)
+	s.arm(control.Arm{Exe: s.release("two", "third")})
+	s.signal(s.pid(), unix.SIGUSR2)
+	s.awaitExit("exited 9")
+	if n := len(s.events("listen")); n > 3+2*lossLimit {
+		t.Errorf("it was READY %d times", n)
+	}
+}
+
 // The handoff can be undone while one worker of before still drains.
 func TestRollBackWhileItDrains(t *testing.T) {
 	s := crewOf(t, 2, stageConfig{})

@@ -34,6 +34,12 @@ func (r *roll) replaces(g *generation) bool {
 	return g.number != r.like.number
 }
 
+// regains reports whether g was started in place of a worker of a handoff that is undone. If it ends it is started once
+// more, and counts as lost: the program of before can come up and not live.
+func (r *roll) regains(g *generation) bool {
+	return r != nil && r.back && g.number > r.bad
+}
+
 // undoes reports whether the end of g, a worker, undoes a handoff: it is of the new program, and not all of
 // the old one has gone.
 func (k *keeper) undoes(g *generation) bool {
@@ -113,7 +119,11 @@ func (k *keeper) rollLost(g *generation) {
 
 // rollFailed: the worker that was to be started next does not come up.
 func (k *keeper) rollFailed(reason journal.Reason, detail string, exit *control.Exit) {
+	end := Exit{cldExited, 1}
 	if g := k.next; g != nil {
+		if g.isOver() && g.exit() != (Exit{cldExited, 0}) { // the service was to go on
+			end = g.exit()
+		}
 		k.next = nil
 		k.sendOff(g, killGrace)
 	}
@@ -122,7 +132,6 @@ func (k *keeper) rollFailed(reason journal.Reason, detail string, exit *control.
 		return
 	}
 	k.events.Logger().Error("start a worker of the earlier program again", "error", detail)
-	end := Exit{cldExited, 1}
 	if k.ready() == 0 {
 		k.wane(end)
 		return

@@ -3,6 +3,7 @@
 package helper
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -75,8 +76,12 @@ func (k *keeper) start() {
 			k.events.Logger().Warn(fmt.Sprintf("the unit asks for %d workers, there are %d until the service is restarted", n, k.slots()))
 		}
 	}
+	if !a.app.Overlap && k.several() {
+		k.couldNotStart(errors.New("the unit says by now that the program cannot run twice at a time (--strategy restart), and there are several workers until the service is restarted"))
+		return
+	}
 	k.phase = control.Forked
-	if a.app.Overlap || k.several() {
+	if a.app.Overlap {
 		k.fork()
 		return
 	}

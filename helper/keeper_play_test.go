@@ -94,6 +94,10 @@ func helperMain([]string) error {
 			if len(command) > 0 && command[0] == "wrong" {
 				return App{}, errors.New("unknown flag")
 			}
+			if len(command) > 0 && command[0] == "alone" {
+				next.Overlap = false
+				return next, nil
+			}
 			if len(command) > 0 {
 				next.Command = command
 			}

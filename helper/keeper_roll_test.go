@@ -212,6 +212,20 @@ func TestRollBackToAProgramThatEnds(t *testing.T) {
 	}
 }
 
+// A unit whose program cannot run twice at a time any more needs a restart of the service: several workers overlap.
+func TestRollOfAProgramThatCannotOverlap(t *testing.T) {
+	s := crewOf(t, 2, stageConfig{})
+	before := s.awaitCrew(1)
+	s.arm(control.Arm{Command: []string{"alone"}})
+	s.signal(s.pid(), unix.SIGUSR2)
+	st := s.awaitUndone("start-failed")
+	if !slices.Equal(pids(st), pids(before)) || !strings.Contains(st.Last.Detail, "restart") {
+		t.Errorf("%+v, last %+v", st, st.Last)
+	}
+	s.signal(s.pid(), unix.SIGUSR2)
+	s.awaitCrew(2)
+}
+
 // The handoff can be undone while one worker of before still drains.
 func TestRollBackWhileItDrains(t *testing.T) {
 	s := crewOf(t, 2, stageConfig{})

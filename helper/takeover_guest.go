@@ -40,6 +40,9 @@ func (k *keeper) asked(l *wire.Link, ask wire.Message, pid int) (code, why strin
 	if a := k.armed; why == "" && a != nil && (a.Exe != "" || len(a.Command) > 0 || len(a.Environ) > 0) {
 		code, why = control.CodeBusy, "a handoff that was prepared is about to begin"
 	}
+	if why == "" && !k.app.Overlap { // a reload can have made it such a program
+		code, why = control.CodeNotReady, "its program cannot run twice at a time (--strategy restart): stop this one first"
+	}
 	if _, err := wire.ChooseVersion(ask.Version, ask.MinVersion); why == "" && err != nil {
 		code, why = wire.CodeVersion, err.Error()
 	}

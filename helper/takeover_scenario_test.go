@@ -403,7 +403,7 @@ func TestGuestDiesInTheDrain(t *testing.T) {
 
 // All workers are told to finish, and all are started again if it was in vain.
 func TestTakeoverOfWorkers(t *testing.T) {
-	a := meet(t, stageConfig{Workers: 3})
+	a := meet(t, stageConfig{Workers: 3}, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "WATCHDOG_USEC=100000") })
 	apps := func(st control.Status) (pids []int) {
 		for _, w := range st.Workers.List {
 			pids = append(pids, w.PID)
@@ -432,6 +432,9 @@ func TestTakeoverOfWorkers(t *testing.T) {
 	for _, pid := range first {
 		a.awaitNote(pid, "terminated")
 	}
+	// They say nothing any more that counts, and systemd must not take that for a hang.
+	was := a.beats()
+	eventually(t, "the helper beats for them", func() bool { return a.beats() > was+2 })
 	n.crash()
 	st := a.await("taken back", func(st control.Status) bool { return st.Phase == control.Idle })
 	if st.Workers.Ready != 3 || st.Generation != 3 || !st.TookOver {
@@ -611,6 +614,18 @@ func TestTakeoverRefused(t *testing.T) {
 	}
 	eventually(t, "the descriptors are those of before", func() bool { return a.descriptors() <= before })
 	a.nextTakeoverWorks()
+}
+
+// A reload can make the program one that cannot run twice at a time. It does not run beside another container's then, either.
+func TestTakeoverOfAProgramThatCannotOverlap(t *testing.T) {
+	a := meet(t, stageConfig{})
+	a.arm(control.Arm{Command: []string{"alone"}})
+	a.signal(a.pid(), unix.SIGUSR2)
+	a.awaitGeneration(2)
+	if text := a.beside(stageConfig{}).failed(); !strings.Contains(text, "cannot run twice at a time") {
+		t.Errorf("it said %s", text)
+	}
+	a.answers()
 }
 
 // Helpers that start at the same moment do not each become a first generation.

@@ -85,10 +85,19 @@ func (k *keeper) sayLater(g *generation) {
 const heartbeat = "WATCHDOG=1"
 
 // heartbeat ticks while the helper has to speak for a program that is not there: between
-// the end of one and READY of the next. Each of these times has a bound. In all
-// others a program that hangs is systemd's business.
+// the end of one and READY of the next, and while one drains that another container has replaced. Each of
+// these times has a bound. In all others a program that hangs is systemd's business.
 func (k *keeper) heartbeat() <-chan time.Time {
-	absent := !k.stopped && !k.several() && (k.serving.stopping || k.phase == control.Starting && k.tookOver)
+	absent := false
+	switch {
+	case k.stopped:
+	case k.handedOver(), k.phase == control.Starting && k.tookOver:
+		absent = true
+	case k.several():
+		absent = k.crew.roll != nil && k.ready() == 0
+	default:
+		absent = k.serving.stopping
+	}
 	switch {
 	case k.watchdog == 0 || !absent:
 		if k.beat != nil {

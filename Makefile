@@ -30,7 +30,7 @@ LINK := $(if $(VERSION),-X $(CMD).linkedVersion=$(VERSION) -X $(CMD).linkedCommi
 # How many packages with system tests run at the same time, and how many tests of each. What a guest costs is its boot,
 # and package guest bounds those by itself.
 SYSTEST_P ?= 2
-SYSTEST_PARALLEL ?= 4
+SYSTEST_PARALLEL ?= 6
 FUZZTIME ?= 10s
 SOAK ?= 200
 

@@ -134,6 +134,7 @@ func TestForgedEvents(t *testing.T) {
 				k := s.keepIn(control.Held, n)
 				txid := s.status().Txn.TxID
 				s.forge(f, txid, k, journal.Abort, journal.Drain, journal.Exit, journal.UpgradeRollback, journal.UpgradeEnd)
+				k.letGo()
 				r := k.wait()
 				r.mustBe(upgrade.Upgraded, 0)
 				if !slices.Equal(r.events(), []string{"fork", "listen", "drain", "exit"}) {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -353,7 +354,12 @@ func (s *stage) noted(app int, what string) bool {
 // tell has a program do something and returns its answer.
 func (s *stage) tell(app int, order string) string {
 	s.t.Helper()
-	conn, err := net.Dial("unix", s.path(fmt.Sprintf("app-%d.sock", app)))
+	var conn net.Conn
+	var err error
+	eventually(s.t, fmt.Sprintf("process %d takes orders", app), func() bool { // the file is there from bind(2) on, and refuses until listen(2)
+		conn, err = net.Dial("unix", s.path(fmt.Sprintf("app-%d.sock", app)))
+		return !errors.Is(err, unix.ECONNREFUSED)
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -64,8 +64,12 @@ func TestUpgradesUnderLoad(t *testing.T) {
 
 		s.mustRun(first + upgrades - 1)
 		s.await("the descriptors of before the load", func() bool { return slices.Equal(s.descriptors(), before) })
-		if orphans := g.MustRun(t, "find", "/run/zdt", "/var/lib/zdt/hello", "-name", ".*", "!", "-name", ".lock"); orphans != "" {
+		if orphans := g.MustRun(t, "find", "/run/zdt", "/var/lib/zdt/hello", "-name", ".*", "!", "-name", ".lock", "!", "-name", ".updates"); orphans != "" {
 			t.Errorf("left behind:\n%s", orphans)
+		}
+		// The last one stays, for who still watches it; the next upgrade takes it away.
+		if told := strings.Fields(g.MustRun(t, "find", "/run/zdt/.updates", "-type", "f")); len(told) > 1 {
+			t.Errorf("broadcasts left behind: %q", told)
 		}
 	})
 }

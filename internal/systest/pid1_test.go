@@ -53,6 +53,10 @@ exec `+s.confined()+` /usr/local/bin/zdt run --log json --service box --listen 1
 		s.signalBox(syscall.SIGUSR2)
 		s.await("the next generation", func() bool { return s.answers() == version(2) && s.processes() == 3 })
 		mustFailNothing(t, l.Stop())
+		s.await("the end of the first one is told", func() bool {
+			text, err := os.ReadFile(g.Path("/srv/box/events"))
+			return err == nil && strings.Contains(string(text), `"event":"exit"`)
+		})
 
 		s.signalBox(syscall.SIGTERM)
 		s.await("the end", func() bool { return s.show("ActiveState") != "active" })

@@ -163,7 +163,7 @@ func TestInitDryRun(t *testing.T) {
 		if after := s.fingerprint(); after != before {
 			t.Errorf("something changed. Before:\n%s\nAfter:\n%s", before, after)
 		}
-		if len(r.Files) != 2 || len(r.Steps) == 0 || !strings.Contains(r.exec.Stdout, "+ExecStart=/var/lib/zdt/hello/current/hello") {
+		if len(r.Files) != 3 || len(r.Steps) == 0 || !strings.Contains(r.exec.Stdout, "+ExecStart=/var/lib/zdt/hello/current/hello") {
 			t.Errorf("does not say what would be done:\n%s", r.exec)
 		}
 

@@ -177,7 +177,7 @@ func (s *site) relay(ctx context.Context, holder release.Holder, order upgrade.O
 		if err != nil {
 			return err
 		}
-		if !alive || now.TxID != holder.TxID && now.TxID != "" {
+		if !holder.Alive() || alive && now.TxID != "" && now.TxID != holder.TxID {
 			break
 		}
 		select {

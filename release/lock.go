@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,6 +60,7 @@ func (e *HeldError) Hint() string {
 type Lock struct {
 	f      *os.File
 	holder Holder
+	behind int64 // where the phase is written
 }
 
 // Acquire takes the lock file at path, an absolute path such as
@@ -116,22 +118,28 @@ func acquire(ctx context.Context, path string, h Holder, wait time.Duration) (*L
 }
 
 // SetPhase tells readers how far the holder has come.
+//
+// The kernel lets a reader see half of a write. So who holds the lock is written once, and the phase into a line of its own behind
+// it, of which a half is no phase: whoever looks finds the holder at any time, and to find nobody means that he is gone.
 func (l *Lock) SetPhase(p Phase) error {
 	l.holder.Phase = p
-	return l.write()
+	_, err := l.f.WriteAt(fmt.Appendf(nil, "%-*s\n", phaseWidth, p), l.behind)
+	return err
 }
+
+// phaseWidth is the room for a phase.
+const phaseWidth = 16
 
 func (l *Lock) write() error {
 	data, err := json.Marshal(l.holder)
 	if err != nil {
 		return err
 	}
-	// Shorter text must not leave the tail of the longer one behind. A reader
-	// in between finds nothing, which it takes for "not said yet".
-	if err := l.f.Truncate(0); err != nil {
+	if err := l.f.Truncate(0); err != nil { // of a holder that died
 		return err
 	}
 	_, err = l.f.WriteAt(append(data, '\n'), 0)
+	l.behind = int64(len(data)) + 1
 	return err
 }
 
@@ -174,9 +182,13 @@ func readHolder(f *os.File) (Holder, error) {
 	if err != nil || len(data) == 0 {
 		return Holder{}, err
 	}
+	who, phase, _ := bytes.Cut(data, []byte{'\n'})
 	var h Holder
-	if err := json.Unmarshal(data, &h); err != nil {
+	if err := json.Unmarshal(who, &h); err != nil {
 		return Holder{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if p := Phase(bytes.TrimSpace(phase)); p.Valid() { // else it was read half-way
+		h.Phase = p
 	}
 	return h, nil
 }

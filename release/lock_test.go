@@ -221,3 +221,34 @@ func TestLockPlanted(t *testing.T) {
 		t.Errorf("made a file through a link: %v", err)
 	}
 }
+
+// Whoever looks while the holder goes from phase to phase finds him each time: to find nobody means that he is gone.
+func TestHolderIsSeenAllTheTime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "web.lock")
+	l, err := Acquire(t.Context(), path, Holder{TxID: testTxID(1), Phase: PhaseBake}, 0)
+	do(t, err)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := l.SetPhase([]Phase{PhaseBake, PhasePreflight, PhaseExit}[i%3]); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for range 20000 {
+		h, ok, err := ReadHolder(path)
+		if err != nil || !ok || h.TxID != testTxID(1) {
+			t.Errorf("%+v, %t, %v", h, ok, err)
+			break
+		}
+	}
+	close(stop)
+	wg.Wait()
+	do(t, l.Release())
+}

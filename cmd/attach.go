@@ -116,7 +116,7 @@ func ctrlC(ctx context.Context) bool {
 
 // abortOf orders the zdt that works on w's transaction to undo it, as zdt abort does.
 func (f *factory) abortOf(ctx context.Context, w *follower) error {
-	s, err := f.openSite(ctx, w.service)
+	s, err := f.openAnySite(ctx, w.service)
 	if err != nil {
 		return err
 	}

@@ -299,7 +299,7 @@ func unitOf(u dbusctl.Unit) upgrade.Unit {
 	return upgrade.Unit{
 		Name: u.Name, LoadState: u.LoadState, ActiveState: u.ActiveState, SubState: u.SubState, Result: u.Result,
 		Type: u.Type, NotifyAccess: u.NotifyAccess, StatusText: u.StatusText, MainPID: int(u.MainPID), UID: u.UID,
-		ControlGroup: u.ControlGroup, Program: unitgen.Program(u.ExecStartPath, u.ExecStart), ExecStart: execStart(u), ExecReload: u.ExecReload, Restarts: u.NRestarts, Job: u.Job != 0,
+		ControlGroup: u.ControlGroup, Program: unitgen.Program(u.ExecStartPath, u.ExecStart), ExecStart: execStart(u), ExecReload: u.ExecReload, Job: u.Job != 0,
 		Socket:  slices.ContainsFunc(u.TriggeredBy, func(name string) bool { return strings.HasSuffix(name, ".socket") }),
 		Runtime: slices.ContainsFunc(u.RuntimeDirectory, func(name string) bool { return strings.HasPrefix(name, "zdt/") }),
 	}

@@ -224,7 +224,7 @@ func (s *site) world(ctx context.Context) (upgrade.World, error) {
 // sight is what plans see.
 func (s *site) sight(o upgradeOptions) *upgrade.Sight {
 	var gates []string
-	if !o.SkipGates {
+	if !o.SkipGates && o.Kind != release.KindRollback {
 		gates = slices.Concat(s.policy.Health, s.policy.Gates, o.Gates)
 	}
 	return &upgrade.Sight{Peek: s.store.Peek, World: s.world, Footprint: s.footprint, Gates: gates}

@@ -105,7 +105,7 @@ func (f *factory) decide(ctx context.Context, arg string, order upgrade.Order) e
 	if err != nil {
 		return err
 	}
-	s, err := f.openSite(ctx, name)
+	s, err := f.openAnySite(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,10 @@ func (s *site) settled(ctx context.Context, order upgrade.Order, who *release.Wh
 	}
 	as.Who = who
 	p := s.f.startProgress(s.service, as)
-	e, err := s.engine(ctx, upgradeOptions{Service: s.service, as: as}, p.observe)
+	e, err := s.settler(ctx, upgradeOptions{Service: s.service, as: as}, p.observe)
+	if err == nil && order == upgrade.Promote { // its hooks may still object
+		e.Hooks, err = s.hooks()
+	}
 	if err != nil {
 		p.fail(err)
 		return upgrade.Report{}, err
@@ -252,7 +255,7 @@ func (f *factory) resume(ctx context.Context, arg string, settle bool, as identi
 	if err != nil {
 		return err
 	}
-	s, err := f.openSite(ctx, name)
+	s, err := f.openAnySite(ctx, name)
 	if err != nil {
 		return err
 	}

@@ -23,10 +23,23 @@ type site struct {
 	f      *factory
 	store  *release.Store
 	policy unitgen.Policy
+	// policyErr is a line of [X-Zdt] that cannot be read; policy has what the others say. Nothing is begun then, but what
+	// is open can be settled.
+	policyErr error
 }
 
 // openSite opens the site of a service that zdt manages. The caller closes it.
-func (f *factory) openSite(ctx context.Context, service string) (_ *site, err error) {
+func (f *factory) openSite(ctx context.Context, service string) (*site, error) {
+	s, err := f.openAnySite(ctx, service)
+	if err == nil && s.policyErr != nil {
+		s.close()
+		return nil, s.policyErr
+	}
+	return s, err
+}
+
+// openAnySite is openSite for what must work whatever somebody has written into the unit.
+func (f *factory) openAnySite(ctx context.Context, service string) (_ *site, err error) {
 	h, err := f.openHost(ctx, service)
 	if err != nil {
 		return nil, err
@@ -42,7 +55,7 @@ func (f *factory) openSite(ctx context.Context, service string) (_ *site, err er
 	}
 	s := &site{host: h, f: f}
 	if s.policy, err = h.policy(u); err != nil {
-		return nil, &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", h.unit, err), Hint: hintOf(err)}
+		s.policyErr = &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", h.unit, err), Hint: hintOf(err)}
 	}
 	s.store, err = release.Open(h.paths.disk(h.paths.StateDir(service)), release.Options{Program: filepath.Base(unitgen.Program(u.ExecStartPath, u.ExecStart))})
 	if errors.Is(err, fs.ErrNotExist) {
@@ -59,26 +72,37 @@ func (s *site) close() {
 	s.host.close()
 }
 
-// engine is a transaction that nothing was asked of yet.
+// engine is a transaction with all that has a say in it.
 func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) (upgrade.Engine, error) {
+	e, err := s.settler(ctx, o, observe)
+	if err != nil {
+		return e, err
+	}
+	if o.Kind != release.KindRollback { // what has served is asked for no signature and no gate
+		e.Options.Stage, err = s.f.stageOptions(s.policy, sourceOptions{Binary: o.Binary, SHA256: o.SHA256, Exec: o.Exec, Signature: o.Signature, Why: o.Why})
+		if err != nil {
+			return e, refused(err)
+		}
+		if e.Gates, err = s.gates(o); err != nil {
+			return e, err
+		}
+	}
+	if e.Hooks, err = s.hooks(); err != nil {
+		return e, err
+	}
+	e.Rehearse, e.Sight = s.rehearsalOf(o), s.sight(o)
+	return e, nil
+}
+
+// settler is a transaction that nothing and nobody has a say in: a gate that is not understood, a key or a hook that is not
+// trusted must not keep anybody from undoing what is open.
+func (s *site) settler(ctx context.Context, o upgradeOptions, observe func(upgrade.Update)) (upgrade.Engine, error) {
 	if err := o.as.check(s.f.globals.user, release.Identify().LoginUID); err != nil {
-		return upgrade.Engine{}, err
-	}
-	stage, err := s.f.stageOptions(s.policy, sourceOptions{Binary: o.Binary, SHA256: o.SHA256, Exec: o.Exec, Signature: o.Signature, Why: o.Why})
-	if err != nil {
-		return upgrade.Engine{}, refused(err)
-	}
-	gates, err := s.gates(o)
-	if err != nil {
-		return upgrade.Engine{}, err
-	}
-	hooks, err := s.hooks()
-	if err != nil {
 		return upgrade.Engine{}, err
 	}
 	return upgrade.Engine{
 		Options: upgrade.Options{
-			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, Stage: stage, Why: o.Why,
+			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, Why: o.Why,
 			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold, Strategy: o.Strategy, PlanID: o.PlanID,
 			Bake:         given(o.Bake, s.policy.Bake),
 			ReadyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout),
@@ -88,10 +112,6 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 		},
 		Host: s.seams(), Store: stepped(s.store), LockPath: s.paths.Lock(o.Service), Who: o.as.who(),
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
-		Gates:    gates,
-		Rehearse: s.rehearsalOf(o),
-		Hooks:    hooks,
-		Sight:    s.sight(o),
 		Observe:  observe,
 		ExitCode: s.f.upgradeExit(ctx),
 	}, nil

@@ -62,6 +62,8 @@ type Txn struct {
 	TxID   string `json:"txid"`
 	Kind   Kind   `json:"kind"`
 	Phase  Phase  `json:"phase"`
+	// Restart: it is done by a restart of the service, which needs To to be current from the trigger on.
+	Restart bool `json:"restart,omitempty"`
 	// Undo: it was decided to go back to From. Phase stays where it was.
 	Undo   bool   `json:"undo,omitempty"`
 	Reason string `json:"reason,omitempty"` // for Undo, a stable word

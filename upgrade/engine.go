@@ -137,7 +137,7 @@ func (e Engine) newRun(ctx context.Context) *run {
 	o.OnFailure = cmp.Or(o.OnFailure, OnFailureRollback)
 	o.Kind = cmp.Or(o.Kind, release.KindUpgrade)
 	if o.Kind == release.KindRollback {
-		o.Bake = 0 // it has proved itself
+		o.Bake, e.Gates = 0, nil // it has proved itself, and time counts
 	}
 	if e.Observe == nil {
 		e.Observe = func(Update) {}

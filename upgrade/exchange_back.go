@@ -14,7 +14,9 @@ func (x *exchange) putBack(ctx context.Context, cause error) error {
 	r := x.r
 	f := asFailure(cause)
 	if f.Outcome == Refused {
-		x.flipBack()
+		if err := x.flipBack(); err != nil {
+			r.warn("nothing was restarted, but a restart would start release %s: %v", r.to.ID, err)
+		}
 		return f
 	}
 	r.end(Failed, f.Error())
@@ -102,7 +104,7 @@ func (x *exchange) flipBack() error {
 func (r *run) recoverDown(old release.Txn) error {
 	outcome := Interrupted
 	switch {
-	case old.Phase == release.PhaseRecord && r.current.ID == old.To && old.Kind == release.KindUpgrade:
+	case old.Phase == release.PhaseRecord && r.current.ID == old.To:
 		outcome = Upgraded
 	case r.current.ID == old.To && old.From != old.To && old.Kind == release.KindUpgrade:
 		// A restart that was under way: what is current was never seen to serve for long.

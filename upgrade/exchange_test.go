@@ -168,7 +168,7 @@ func TestKilledInARestart(t *testing.T) {
 			}
 			txid, err := release.NewTxID()
 			if err == nil {
-				err = w.store.WriteTxn(release.Txn{TxID: txid, Kind: release.KindUpgrade, Phase: tt.phase, From: w.v1.ID, To: v2.ID, Runner: release.Proc{PID: os.Getpid(), Start: 1}})
+				err = w.store.WriteTxn(release.Txn{TxID: txid, Kind: release.KindUpgrade, Restart: true, Phase: tt.phase, From: w.v1.ID, To: v2.ID, Runner: release.Proc{PID: os.Getpid(), Start: 1}})
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -176,6 +176,9 @@ func TestKilledInARestart(t *testing.T) {
 			rep := w.engine("").Settle(t.Context(), Finish)
 			if rep.Outcome != tt.outcome || rep.Cause != "" {
 				t.Fatalf("report %s", asJSON(rep))
+			}
+			if tt.runs == "v2" {
+				wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "cut short on probation after a restart")
 			}
 			if tt.runs == "" {
 				w.systemd.start()

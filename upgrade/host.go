@@ -29,7 +29,6 @@ type Unit struct {
 	Program    string
 	ExecStart  []string
 	ExecReload []string
-	Restarts   uint32
 	Job        bool // a job is queued or running
 	Socket     bool // a socket unit holds its sockets while it is down
 	Runtime    bool // zdt made it so that its main process answers on a control socket

@@ -241,7 +241,7 @@ func TestSettleAfterAKill(t *testing.T) {
 			history := tt.outcome
 			if tt.outcome == Refused {
 				history = Upgraded
-				wantText(t, "cause", rep.Cause, "had committed already")
+				wantText(t, "cause", rep.Cause, "its release serves already")
 			}
 			w.wantHistory(history)
 			if rep := w.engine("").Settle(t.Context(), Finish); rep.Outcome != Refused {

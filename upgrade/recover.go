@@ -33,6 +33,10 @@ func (r *run) recover(old release.Txn) error {
 		}
 		r.setCurrent(to)
 		outcome = Upgraded
+		if old.Restart && old.Phase.Before(release.PhaseRecord) {
+			r.warn("%s %s was cut short on probation after a restart; release %s serves and stays", old.Kind, old.TxID, to.ID)
+			break
+		}
 		r.warn("%s %s had committed and was cut short; it is finished now", old.Kind, old.TxID)
 	case r.running == old.From && old.From != old.To && r.current.ID == old.To:
 		// It began with current: a rollback, see prefer, or a restart.

@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -126,6 +127,38 @@ func TestRestartedInTheMiddleOfARollback(t *testing.T) {
 			w.wantNextWorks()
 		})
 	}
+}
+
+// Nobody knows what became of it: then what is known to be good stays what a restart starts.
+func TestRollbackWithoutSystemd(t *testing.T) {
+	w := newWorld(t)
+	w.committed("v2")
+	w.at(Drain, func() { w.systemd.hangUp(errors.New("no bus")) })
+	e := w.engine("")
+	e.Options.Kind = release.KindRollback
+	e.slack, e.Options.ReadyTimeout = 200*time.Millisecond, time.Second
+	rep := e.Run(t.Context())
+	if rep.Outcome != NotRestored || rep.Reason != reasonSystemdLost {
+		t.Fatalf("report %s", asJSON(rep))
+	}
+	if now, err := w.store.Current(); err != nil || now.ID != w.v1.ID {
+		t.Errorf("current is %s, %v", now.ID, err)
+	}
+	w.systemd.hangUp(nil)
+	w.wantServing("v1")
+	w.wantNextWorks()
+	w.wantHistory(Upgraded, Upgraded, Upgraded)
+}
+
+// What has served is asked nothing more: time counts.
+func TestRollbackAsksNoGates(t *testing.T) {
+	w := newWorld(t)
+	w.committed("v2")
+	var g testGates
+	e := w.engine("")
+	e.Options.Kind, e.Gates = release.KindRollback, g.gates(time.Hour)
+	w.want(e.Run(t.Context()), Upgraded, "", "")
+	w.wantServing("v1")
 }
 
 // A rollback that comes to nothing leaves everything as it was.

@@ -67,7 +67,7 @@ func (r *run) settle(order Order) error {
 	r.report.Outcome, r.report.Changed = r.settled, r.settled == Upgraded
 	switch {
 	case order == Abort && r.settled == Upgraded:
-		return refuse(r.zdt("rollback", r.Options.Service)+" goes back", "%s %s had committed already", old.Kind, old.TxID)
+		return refuse(r.zdt("rollback", r.Options.Service)+" goes back", "%s %s is not undone: its release serves already", old.Kind, old.TxID)
 	case r.settled != Upgraded:
 		r.report.Action = fmt.Sprintf("pid %d serves release %s", r.report.Incumbent, r.running)
 	}

@@ -222,7 +222,6 @@ func (s *systemd) mainExited(pid int, ws unix.WaitStatus) {
 			default:
 				u.ActiveState, u.Result = "failed", "exit-code"
 			}
-			u.Restarts++
 		})
 	}
 	s.mu.Unlock()

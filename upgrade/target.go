@@ -161,9 +161,10 @@ func (r *run) prefer() error {
 	return nil
 }
 
-// unprefer takes that back when the rollback came to nothing.
+// unprefer takes that back when the rollback came to nothing. When nobody knows whether it did (keep), what is known to be
+// good stays what a restart starts, and whoever settles the record looks.
 func (r *run) unprefer() {
-	if r.Options.Kind != release.KindRollback || r.txn.TxID == "" || r.report.Outcome == Upgraded {
+	if r.keep || r.Options.Kind != release.KindRollback || r.txn.TxID == "" || r.report.Outcome == Upgraded {
 		return
 	}
 	now, err := r.Store.Current()

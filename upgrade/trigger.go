@@ -54,7 +54,7 @@ func (r *run) trigger() (string, error) {
 
 func (r *run) firstRecord() error {
 	r.txn = release.Txn{TxID: r.report.TxID, Kind: r.Options.Kind, From: r.report.From.ID, To: r.to.ID,
-		Started: r.report.StartedAt, Who: r.Who, Why: r.Options.Why}
+		Restart: r.down || r.Options.Strategy == StrategyRestart, Started: r.report.StartedAt, Who: r.Who, Why: r.Options.Why}
 	var err error
 	if r.txn.Runner, err = release.ProcOf(os.Getpid()); err == nil && r.unit.MainPID != 0 {
 		r.txn.Incumbent, err = release.ProcOf(r.unit.MainPID)

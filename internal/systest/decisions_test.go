@@ -124,9 +124,34 @@ func TestOperatorDecides(t *testing.T) {
 				s.mustRun(5)
 			}
 		}
+		// Somebody has broken the unit's policy, and put a hook there that all can write: nothing is begun, but what is open
+		// can be undone.
+		u = s.keepIn(control.Held, 6)
+		u.Signal(os.Kill)
+		<-u.Done()
+		const bad, hook = "/etc/systemd/system/hello.service.d/90-bad.conf", "/etc/zdt/hooks.d/pre-upgrade/10-bad"
+		for path, text := range map[string]string{bad: "[X-Zdt]\nGate=nonsense\nReadyTimeout=soon\n", hook: "#!/bin/sh\n"} {
+			s.run("mkdir", "-p", path[:strings.LastIndex(path, "/")])
+			if err := s.g.WriteFile(path, []byte(text), 0o777); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.run("chmod", "0777", hook)
+		s.run("systemctl", "daemon-reload")
+		if r := s.upgrade(good(6)); r.exec.Code != 10 {
+			t.Errorf("an upgrade with a policy that nobody understands:\n%s", r.exec)
+		}
+		if rep := s.settleBy(0, "zdt", "abort"); rep.Outcome != upgrade.Aborted {
+			t.Errorf("aborted: %+v", rep)
+		}
+		s.run("rm", bad, hook)
+		s.run("systemctl", "daemon-reload")
+		s.mustRun(5)
+
 		if rep := s.settleBy(0, "zdt", "resume"); rep.Outcome != upgrade.Unchanged {
 			t.Errorf("nothing was open: %+v", rep)
 		}
+		s.mustUpgrade(good(7)) // who has undone a handoff keeps the journal open
 		mustLoseNothing(t, l.Stop())
 		s.mustLeaveNothing(before)
 	})

@@ -41,7 +41,7 @@ const detachedStop = 5 * time.Minute
 // detach runs this command line again, as a transient unit, and returns when the service is about to be touched. Up to
 // then everything that can be refused has been, and FILE is in the store.
 func (f *factory) detach(ctx context.Context, cmd *cobra.Command, service string) error {
-	s, err := f.openSite(ctx, service) // what is refused here needs no unit
+	s, err := f.openAnySite(ctx, service) // what is refused here needs no unit
 	if err != nil {
 		return err
 	}

@@ -131,6 +131,7 @@ type web struct {
 	stageConfig
 	notifier sdnotify.Notifier
 	release  chan struct{} // closed: /hang answers
+	released sync.Once
 }
 
 func playWeb(c stageConfig, traits webTraits) error {
@@ -208,7 +209,7 @@ func (w *web) obey(orders net.Listener) {
 			w.notifier.SendFDs([]string{"FDSTORE=1", "FDNAME=" + rest}, int(f.Fd()))
 			f.Close()
 		case "release":
-			close(w.release)
+			w.released.Do(func() { close(w.release) }) // of several that hang here, each is told
 		case "fork": // a child that is in the group and outlives this process
 			fd, _ := unix.Open(os.DevNull, unix.O_RDWR, 0)
 			pid, err := syscall.ForkExec("/bin/sleep", []string{"sleep", "1000"}, &syscall.ProcAttr{

@@ -129,9 +129,19 @@ func TestWatchdog(t *testing.T) {
 // The new program has a whole interval after the commit: what it said of its life before did not count.
 func TestWatchdogAtCommit(t *testing.T) {
 	s := begin(t, stageConfig{}, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "WATCHDOG_USEC=60000000") })
-	candidate := s.hold(s.release("two", "web")).Handoff.Candidate
+	s.arm(control.Arm{Exe: s.release("two", "mute"), Hold: true})
+	s.signal(s.pid(), unix.SIGUSR2)
+	st := s.await("forked", func(st control.Status) bool { return st.Phase == control.Forked && st.Handoff.Candidate != 0 })
+	candidate, deadline := st.Handoff.Candidate, st.Handoff.Deadline
+	s.awaitObedient(candidate)
 	s.tell(candidate, "say WATCHDOG=1")
-	s.tell(candidate, "store x") // what comes after it is there
+	s.tell(candidate, "say EXTEND_TIMEOUT_USEC=600000000")
+	s.await("extended, which was said after the heartbeat", func(st control.Status) bool {
+		return st.Handoff != nil && st.Handoff.Deadline.Sub(deadline) > 5*time.Minute
+	})
+	s.tell(candidate, "say READY=1")
+	s.await("held", func(st control.Status) bool { return st.Phase == control.Held })
+	s.tell(candidate, "store x")
 	if n := s.beats(); n != 0 {
 		t.Errorf("%d heartbeats before the commit", n)
 	}

@@ -273,6 +273,16 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 			return "", failure(string(journal.ReasonHealth), "%w", err)
 		case text := <-lines:
 			r.progress(text)
+		case u, ok := <-x.units:
+			if !ok {
+				x.units = nil
+				continue
+			}
+			// Of this process, for the news may be of the one before; and while it lives, for a unit whose program has ended by
+			// itself goes the same way a moment later.
+			if u.ActiveState == "deactivating" && u.MainPID == x.main.pid && !x.main.isGone() {
+				return "", r.stopping()
+			}
 		case <-x.main.gone:
 			return "", failure(string(journal.ReasonCrashed), "the new main process %d ended", x.main.pid)
 		case o := <-r.Orders:

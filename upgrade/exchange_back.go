@@ -43,6 +43,12 @@ func (x *exchange) putBack(ctx context.Context, cause error) error {
 	if err := x.flipBack(); err != nil {
 		return failed(err)
 	}
+	if f.Reason == string(journal.ReasonStopping) { // who stops it does not want it started
+		r.report.Action = fmt.Sprintf("release %s is what a start would start", r.current.ID)
+		r.end(Done, r.report.Action)
+		f.Outcome = NotRestored
+		return f
+	}
 	if x.down {
 		if err := r.Host.Stop(ctx); err != nil {
 			r.warn("stop %s again: %v", r.unit.Name, err)

@@ -135,6 +135,23 @@ func TestRestartInterrupted(t *testing.T) {
 	w.wantNextWorks()
 }
 
+// Who stops the service in the bake gets it stopped.
+func TestStoppedAfterARestart(t *testing.T) {
+	w := newWorld(t)
+	w.at(Bake, func() { w.systemd.stop(false) })
+	e := w.engine(program(t, "good", "v2"))
+	e.Options.Strategy, e.Options.Bake = StrategyRestart, time.Hour
+	rep := e.Run(t.Context())
+	w.want(rep, NotRestored, Bake, "stopping")
+	until(t, "it has stopped", func() bool { return w.systemd.mainPID() == 0 })
+	if now, err := w.store.Current(); err != nil || now.ID != w.v1.ID {
+		t.Errorf("current is %s, %v", now.ID, err)
+	}
+	w.systemd.start()
+	w.wantServing("v1")
+	w.wantNextWorks()
+}
+
 // zdt was killed in the middle of a restart: what it left current was not proved.
 func TestKilledInARestart(t *testing.T) {
 	for _, tt := range []struct {

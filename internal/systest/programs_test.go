@@ -38,7 +38,7 @@ func foreigners() []foreign {
 		{recipe: "java", lossless: true, build: (*service).buildJava, store: true},
 		{recipe: "inetd", files: []string{"echo.sh"}, replace: "exec socat", with: "exec sleep infinity", store: true},
 		{recipe: "server-starter", lossless: true, files: []string{"shop.pl"}, replace: "qw(server_ports)", with: "qw(server_ports", store: true},
-		{recipe: "einhorn", files: []string{"shop.rb"}, replace: "EINHORN_FDS", with: "EINHORN_SOCKETS", store: true},
+		{recipe: "einhorn", hangs: true, files: []string{"shop.rb"}, replace: "EINHORN_FDS", with: "EINHORN_SOCKETS", store: true},
 		{recipe: "go", lossless: true, build: (*service).buildHello, store: true},
 	}
 }

@@ -20,12 +20,12 @@ func TestImports(t *testing.T) {
 	const module = "github.com/zdt-dev/zdt/"
 	handoff := []string{
 		module + "handoff", module + "journal", "golang.org/x/sys/",
-		module + "internal/gate", module + "internal/journalstream", module + "internal/listenfds",
+		module + "internal/gate", module + "internal/inherited", module + "internal/journalstream", module + "internal/listenfds",
 		module + "internal/memfile", module + "internal/netfd", module + "internal/sdnotify",
 		module + "internal/takeover", module + "internal/wire",
 	}
 	wire := []string{
-		module + "internal/wire", module + "handoff/control", module + "internal/gate", module + "internal/listenfds", module + "internal/netfd", "golang.org/x/sys/",
+		module + "internal/wire", module + "handoff/control", module + "internal/gate", module + "internal/inherited", module + "internal/listenfds", module + "internal/netfd", "golang.org/x/sys/",
 	}
 	for _, tt := range []struct {
 		pkg     string

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/zdt-dev/zdt/internal/gate"
+	"github.com/zdt-dev/zdt/internal/inherited"
 	"github.com/zdt-dev/zdt/internal/netfd"
 )
 
@@ -53,11 +53,9 @@ type Runtime struct {
 // goroutine accepts, one serves each connection; Close ends and joins them. The
 // methods may be called from any goroutine, but none after Close.
 type Server struct {
-	runtime  Runtime
-	path     string
-	listener *net.UnixListener // nil: no control socket
-	raw      int               // the copy for the successor, or -1
-	gate     *gate.Gate
+	runtime Runtime
+	path    string
+	socket  *inherited.Socket
 
 	idle, request time.Duration // idleTimeout, requestTimeout
 
@@ -77,52 +75,36 @@ func Listen(path string, r Runtime) (*Server, error) {
 		return s, nil
 	}
 	listener, err := bind(path)
+	if err == nil {
+		s.socket, err = inherited.Bound(listener)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	if s.raw, err = netfd.Dup(listener); err != nil {
-		listener.Close()
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
-	}
-	s.start(listener)
+	s.start()
 	return s, nil
 }
 
 // Adopt goes on with an inherited control socket, which is found at path. The
 // Server owns fd, also when Adopt fails.
 func Adopt(fd int, path string, r Runtime) (*Server, error) {
-	netfd.Claim(fd)
-	ln, err := netfd.From(fd, net.FileListener)
-	if err != nil {
-		netfd.Close(fd)
+	s := newServer(path, r)
+	var err error
+	if s.socket, err = inherited.Adopt(fd); err != nil {
 		return nil, fmt.Errorf("inherited control socket: %w", err)
 	}
-	listener, ok := ln.(*net.UnixListener)
-	if !ok {
-		ln.Close()
-		netfd.Close(fd)
-		return nil, errors.New("inherited control socket: not a unix socket")
-	}
-	s := newServer(path, r)
-	s.raw = fd
-	s.start(listener)
+	s.start()
 	return s, nil
 }
 
 func newServer(path string, r Runtime) *Server {
 	return &Server{
-		runtime: r, path: path, raw: -1, gate: gate.New(gate.Paused), idle: idleTimeout, request: requestTimeout,
+		runtime: r, path: path, idle: idleTimeout, request: requestTimeout,
 		conns: make(map[net.Conn]bool), clients: make(map[bool]int),
 	}
 }
 
-func (s *Server) start(listener *net.UnixListener) {
-	netfd.KeepFile(listener)
-	s.listener = listener
-	s.gate.Add(listener)
-	s.wg.Add(1)
-	go s.accept()
-}
+func (s *Server) start() { s.wg.Go(func() { s.socket.Serve(s.meet) }) }
 
 // bind binds the control socket of a service that nobody runs yet.
 func bind(path string) (*net.UnixListener, error) {
@@ -135,56 +117,31 @@ func bind(path string) (*net.UnixListener, error) {
 
 // FD is the copy of the socket that a successor inherits, -1 when there is no
 // control socket. It stays the Server's, is closed by Close, and has FD_CLOEXEC.
-func (s *Server) FD() int { return s.raw }
+func (s *Server) FD() int { return s.socket.FD() }
 
 // Open begins to answer.
-func (s *Server) Open() { s.gate.Open() }
+func (s *Server) Open() { s.socket.Open() }
 
 // Own begins to answer as the service: this process becomes the one that
 // SO_PEERCRED shows to clients that connect from now on.
-func (s *Server) Own() {
-	if s.listener != nil {
-		netfd.ListenAgain(s.listener)
-	}
-	s.gate.Open()
-}
+func (s *Server) Own() { s.socket.Own() }
 
 // Pause stops accepting: clients that connect wait for this process or another one
 // that has the socket. Those that are connected go on.
-func (s *Server) Pause() { s.gate.Pause() }
+func (s *Server) Pause() { s.socket.Pause() }
 
-func (s *Server) accept() {
-	defer s.wg.Done()
-	for {
-		if s.gate.Pass(nil) != nil {
-			return
-		}
-		conn, err := s.listener.AcceptUnix()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue
-		}
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			time.Sleep(10 * time.Millisecond) // out of descriptors: try again without spinning
-			continue
-		}
-		s.mu.Lock()
-		if s.closed {
-			s.mu.Unlock()
-			conn.Close()
-			return
-		}
-		s.conns[conn] = false
-		s.wg.Add(1)
-		s.mu.Unlock()
-		go s.serve(conn)
+func (s *Server) meet(conn *net.UnixConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		conn.Close()
+		return
 	}
+	s.conns[conn] = false
+	s.wg.Go(func() { s.serve(conn) })
 }
 
 func (s *Server) serve(conn *net.UnixConn) {
-	defer s.wg.Done()
 	defer func() {
 		s.mu.Lock()
 		delete(s.conns, conn)
@@ -307,12 +264,10 @@ func (s *Server) watch(conn net.Conn) {
 	}
 	defer stop()
 	gone := make(chan struct{})
-	s.wg.Add(1)
-	go func() { // ends when the connection is closed by either side
-		defer s.wg.Done()
+	s.wg.Go(func() { // ends when the connection is closed by either side
 		defer close(gone)
 		conn.Read(make([]byte, 1))
-	}()
+	})
 	for {
 		select {
 		case st := <-updates:
@@ -331,22 +286,12 @@ func (s *Server) watch(conn net.Conn) {
 // whose Phase is Exited, which they end with, and takes no more of them. remove unlinks the path:
 // the service is over.
 func (s *Server) Close(remove bool) {
-	s.gate.Close()
-	s.mu.Lock()
-	s.closed = true
-	for conn, watcher := range s.conns {
-		if !watcher {
-			conn.SetReadDeadline(time.Unix(1, 0)) // no more requests; an answer still goes out
-		}
+	s.hearNoMore(false)
+	path := ""
+	if remove {
+		path = s.path
 	}
-	s.mu.Unlock()
-	if s.listener != nil {
-		if remove {
-			os.Remove(s.path)
-		}
-		s.listener.Close()
-		netfd.Close(s.raw)
-	}
+	s.socket.Close(path)
 	s.wg.Wait()
 }
 
@@ -354,21 +299,25 @@ func (s *Server) Close(remove bool) {
 // this process or by another program that is executed in it. Clients that connect
 // meanwhile wait. Requests that were read are answered, watchers are hung up on.
 func (s *Server) Leave() {
-	s.gate.Close()
+	s.hearNoMore(true)
+	s.socket.Leave()
+	s.wg.Wait()
+}
+
+// hearNoMore takes no client and no request any more.
+func (s *Server) hearNoMore(hangUp bool) {
+	s.socket.Refuse()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.closed = true
 	for conn, watcher := range s.conns {
-		if watcher {
+		switch {
+		case !watcher:
+			conn.SetReadDeadline(time.Unix(1, 0)) // an answer still goes out
+		case hangUp:
 			conn.Close()
-			continue
 		}
-		conn.SetReadDeadline(time.Unix(1, 0)) // no more requests; an answer still goes out
 	}
-	s.mu.Unlock()
-	if s.listener != nil {
-		s.listener.Close()
-	}
-	s.wg.Wait()
 }
 
 // Watchers are the channels of the clients that watch a runtime. They have no

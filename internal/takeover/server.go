@@ -1,7 +1,6 @@
 package takeover
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,8 +9,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
-	"github.com/zdt-dev/zdt/internal/gate"
-	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/internal/inherited"
 	"github.com/zdt-dev/zdt/internal/wire"
 )
 
@@ -31,11 +29,10 @@ type Runtime struct {
 // One goroutine accepts, one speaks to each process that asks, until its
 // question is decided; Close and Leave end and join them.
 type Server struct {
-	runtime  Runtime
-	path     string
-	listener *net.UnixListener // nil: no takeover socket
-	raw      int               // the copy for the successor, or -1
-	gate     *gate.Gate
+	*inherited.Socket // nil: no takeover socket
+
+	runtime Runtime
+	path    string
 
 	mu      sync.Mutex
 	links   map[*wire.Link]struct{} // of processes whose question is open
@@ -47,69 +44,20 @@ type Server struct {
 // Serve serves the takeover socket fd, or none (fd < 0). It owns fd, also when it
 // fails. Nobody is heard before Own or Open.
 func Serve(fd int, path string, r Runtime) (*Server, error) {
-	s := &Server{runtime: r, path: path, raw: -1, gate: gate.New(gate.Paused), links: make(map[*wire.Link]struct{})}
+	s := &Server{runtime: r, path: path, links: make(map[*wire.Link]struct{})}
 	if fd < 0 {
 		return s, nil
 	}
-	netfd.Claim(fd)
-	ln, err := netfd.From(fd, net.FileListener)
-	if err != nil {
-		netfd.Close(fd)
+	var err error
+	if s.Socket, err = inherited.Adopt(fd); err != nil {
 		return nil, fmt.Errorf("inherited takeover socket: %w", err)
 	}
-	u, ok := ln.(*net.UnixListener)
-	if !ok {
-		ln.Close()
-		netfd.Close(fd)
-		return nil, errors.New("inherited takeover socket: not a unix socket")
-	}
-	s.listener, s.raw = u, fd
-	netfd.KeepFile(s.listener)
-	s.gate.Add(s.listener)
-	s.wg.Add(1)
-	go s.accept()
+	s.wg.Go(func() { s.Socket.Serve(s.meet) })
 	return s, nil
 }
 
-// FD is the successor's copy, -1 when there is no takeover socket. It stays
-// the server's.
-func (s *Server) FD() int { return s.raw }
-
-// Open begins to answer.
-func (s *Server) Open() { s.gate.Open() }
-
-// Own begins to answer for a process that has become the service. Who asks shall see
-// its credentials, which the kernel takes at listen(2).
-func (s *Server) Own() {
-	if s.listener != nil {
-		netfd.ListenAgain(s.listener)
-	}
-	s.gate.Open()
-}
-
-// Pause leaves who comes from now on to another process that has the socket.
-func (s *Server) Pause() { s.gate.Pause() }
-
-func (s *Server) accept() {
-	defer s.wg.Done()
-	for {
-		if s.gate.Pass(nil) != nil {
-			return
-		}
-		conn, err := s.listener.AcceptUnix()
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded): // the gate closed while we waited
-		case errors.Is(err, net.ErrClosed):
-			return
-		case err != nil:
-			time.Sleep(10 * time.Millisecond) // out of descriptors: try again without spinning
-		default:
-			s.meet(&wire.Link{Conn: conn})
-		}
-	}
-}
-
-func (s *Server) meet(l *wire.Link) {
+func (s *Server) meet(conn *net.UnixConn) {
+	l := &wire.Link{Conn: conn}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -117,15 +65,13 @@ func (s *Server) meet(l *wire.Link) {
 		return
 	}
 	s.links[l] = struct{}{}
-	l.Conn.SetReadDeadline(time.Now().Add(helloTimeout)) // here, so that it cannot undo that of stop
-	s.wg.Add(1)
-	go s.serve(l)
+	conn.SetReadDeadline(time.Now().Add(helloTimeout)) // here, so that it cannot undo that of stop
+	s.wg.Go(func() { s.answer(l) })
 }
 
-// serve hears what a process wants. It asks first: one that only looks whether
+// answer hears what a process wants. It asks first: one that only looks whether
 // somebody listens starts nothing.
-func (s *Server) serve(l *wire.Link) {
-	defer s.wg.Done()
+func (s *Server) answer(l *wire.Link) {
 	code, why := s.hear(l)
 	s.mu.Lock()
 	delete(s.links, l)
@@ -163,17 +109,14 @@ func (s *Server) hear(l *wire.Link) (code, why string) {
 }
 
 // Close ends the server. Who has not been heard is told so. remove unlinks the path: the
-// service is over. The path goes first, so that a process that finds nobody does not have
-// its own socket's file removed.
+// service is over.
 func (s *Server) Close(remove bool) {
 	s.stop(false)
-	if s.listener != nil {
-		if remove {
-			os.Remove(s.path)
-		}
-		s.listener.Close()
-		netfd.Close(s.raw)
+	path := ""
+	if remove {
+		path = s.path
 	}
+	s.Socket.Close(path)
 	s.wg.Wait()
 }
 
@@ -182,14 +125,12 @@ func (s *Server) Close(remove bool) {
 // heard is let go without a word, and asks again.
 func (s *Server) Leave() {
 	s.stop(true)
-	if s.listener != nil {
-		s.listener.Close()
-	}
+	s.Socket.Leave()
 	s.wg.Wait()
 }
 
 func (s *Server) stop(leaving bool) {
-	s.gate.Close()
+	s.Refuse()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed, s.leaving = true, leaving

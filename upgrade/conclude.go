@@ -56,7 +56,7 @@ func (r *run) closeEvidence() {
 		r.ev.close()
 	}
 	if r.story != nil {
-		r.report.Story, r.report.Journal = r.story.finish(context.WithoutCancel(r.ctx), r.report.Outcome == Upgraded)
+		r.report.Story, r.report.Journal = r.story.finish(context.WithoutCancel(r.ctx), ending{r.report.Outcome == Upgraded, r.committing})
 	}
 	if r.ev != nil {
 		r.settleCounts()

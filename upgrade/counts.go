@@ -19,13 +19,10 @@ func (r *run) settleCounts() {
 		r.settleLost()
 		return
 	}
-	last, told := journal.Event{}, false
-	if r.story != nil {
-		last, told = r.story.find(journal.Exit, pid)
-	}
+	last, told := r.story.find(journal.Exit, pid)
 	switch {
 	case ev.helper:
-		r.settleProgram(last, told)
+		r.settleProgram()
 	case ev.status.Phase == control.Exited:
 		c := ev.status.Connections
 		rep.Connections = &c
@@ -88,7 +85,7 @@ func (r *run) settleLost() {
 	case rep.Connections != nil && ev.candidateGone():
 		rep.Lost = rep.Connections.Moved
 	}
-	if r.story != nil && rep.Lost == 0 {
+	if rep.Lost == 0 {
 		if e, ok := r.story.find(journal.Abort, ev.server.pid); ok {
 			rep.Lost = number(e, journal.FieldConnsLost)
 		}

@@ -254,19 +254,28 @@ func (e *evidence) toldToStop(u Unit) bool {
 }
 
 // settleProgram completes what is known of the old program's connections from the
-// exit event that the helper wrote of it: how many it had when it was killed.
-func (r *run) settleProgram(last journal.Event, told bool) {
-	if !told {
-		return
-	}
-	if c := countsOf(last); c.Cut > 0 {
-		if r.report.Connections != nil {
-			c.Moved, c.Drained, c.Closed = r.report.Connections.Moved, r.report.Connections.Drained, r.report.Connections.Closed
+// exit events that the helper wrote of its processes: how many they had when they were killed.
+func (r *run) settleProgram() {
+	cut, killed := 0, 0
+	for _, e := range r.story.all(journal.Exit) {
+		if e.PID == r.ev.candidate.pid {
+			continue
 		}
+		cut += countsOf(e).Cut
+		if e.Get(journal.FieldExitCode) == "killed" && e.Get(journal.FieldExitStatus) == "KILL" {
+			killed = e.PID
+		}
+	}
+	if cut > 0 {
+		c := control.Counts{}
+		if r.report.Connections != nil {
+			c = *r.report.Connections
+		}
+		c.Cut = cut
 		r.report.Connections = &c
 		r.tellCut()
-	} else if last.Get(journal.FieldExitCode) == "killed" && last.Get(journal.FieldExitStatus) == "KILL" {
+	} else if killed != 0 {
 		r.warn("the previous process %d did not end within the drain timeout and was killed: clients may have noticed; to allow more time: %s",
-			r.ev.server.pid, r.zdt("init", r.Options.Service, "--drain-timeout D"))
+			killed, r.zdt("init", r.Options.Service, "--drain-timeout D"))
 	}
 }

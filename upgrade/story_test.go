@@ -38,19 +38,11 @@ func (w *world) tellEvents(events ...journal.Event) {
 		if e.Kind != journal.UpgradeBegin {
 			return
 		}
-		var b bytes.Buffer
-		entry := func(n int, txid string, e journal.Event) {
-			fmt.Fprintf(&b, "__CURSOR=c%d\n__REALTIME_TIMESTAMP=1700000000000000\nZDT_TXID=%s\nZDT_EVENT=%s\nZDT_PID=%d\nMESSAGE=told by %s\n", n, txid, e.Kind, e.PID, e.Kind)
-			for _, f := range e.Fields {
-				fmt.Fprintf(&b, "%s=%s\n", f.Name, f.Value)
-			}
-			b.WriteByte('\n')
-		}
-		entry(1, "another", journal.Event{Kind: journal.Abort, PID: 7})
+		b := entryOf(1, "another", journal.Event{Kind: journal.Abort, PID: 7})
 		for i, told := range events {
-			entry(i+2, e.TxID, told)
+			b = append(b, entryOf(i+2, e.TxID, told)...)
 		}
-		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(file, b, 0o644); err != nil {
 			w.t.Error(err)
 		}
 	}
@@ -66,6 +58,31 @@ func (w *world) tellEvents(events ...journal.Event) {
 			}
 		}
 		return ev, true
+	}
+}
+
+// entryOf is an entry of the journal in journalctl's export format.
+func entryOf(n int, txid string, e journal.Event) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "__CURSOR=c%d\n__REALTIME_TIMESTAMP=1700000000000000\nZDT_TXID=%s\nZDT_EVENT=%s\nZDT_PID=%d\nMESSAGE=told by %s\n", n, txid, e.Kind, e.PID, e.Kind)
+	for _, f := range e.Fields {
+		fmt.Fprintf(&b, "%s=%s\n", f.Name, f.Value)
+	}
+	b.WriteByte('\n')
+	return b.Bytes()
+}
+
+// tellMore is what transaction tx has told since.
+func (w *world) tellMore(events ...journal.Event) {
+	f, err := os.OpenFile(filepath.Join(w.dir, "journal"), os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		for i, e := range events {
+			_, err = f.Write(entryOf(100+i, "tx", e))
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		w.t.Error(err)
 	}
 }
 
@@ -150,5 +167,62 @@ func TestTellRefused(t *testing.T) {
 	r.tellRefused(&control.Moves{Taken: 7, Refused: 3, Differing: 1, LastDifference: "10.0.0.1:5: 3 bytes vanished"})
 	if got := strings.Join(r.report.Warnings, "\n"); !strings.Contains(got, "could not take 3 connections") || !strings.Contains(got, "3 bytes vanished") {
 		t.Errorf("warnings %q", got)
+	}
+}
+
+// With several workers the first that has ended is not the last, and what is undone behind the commit goes on after its abort:
+// the story goes on, and what they cut adds up.
+func TestStoryOfWorkers(t *testing.T) {
+	event := func(kind journal.Kind, pid int, fields ...journal.Field) journal.Event {
+		return journal.Event{Kind: kind, PID: pid, Fields: fields}
+	}
+	cut := func(n int64) journal.Field { return journal.Int(journal.FieldConnsCut, n) }
+	for _, tt := range []struct {
+		name  string
+		end   ending
+		first []journal.Event // and after the last of these was read, the others are written
+		then  []journal.Event
+		how   string
+	}{
+		{"upgraded", ending{upgraded: true, committed: true},
+			[]journal.Event{event(journal.Fork, 1), event(journal.Listen, 11), event(journal.Drain, 1), event(journal.Exit, 1, cut(2))},
+			[]journal.Event{event(journal.Listen, 12), event(journal.Drain, 2), event(journal.Listen, 13), event(journal.Exit, 2, cut(3)), event(journal.Drain, 3), event(journal.Exit, 3)}, "complete"},
+		{"one is never heard of", ending{upgraded: true, committed: true},
+			[]journal.Event{event(journal.Fork, 1), event(journal.Listen, 11), event(journal.Drain, 1), event(journal.Exit, 1, cut(2))},
+			[]journal.Event{event(journal.Listen, 12), event(journal.Drain, 2), event(journal.Exit, 2, cut(3))}, "partial"},
+		{"undone behind the commit", ending{committed: true},
+			[]journal.Event{event(journal.Fork, 1), event(journal.Listen, 11), event(journal.Drain, 1), event(journal.Exit, 1, cut(5)), event(journal.Abort, 1)},
+			[]journal.Event{event(journal.Listen, 21), event(journal.Drain, 11), event(journal.Exit, 11), event(journal.UpgradeRollback, 99)}, "complete"},
+		{"undone", ending{}, []journal.Event{event(journal.Fork, 1), event(journal.Exit, 11), event(journal.Abort, 1)}, nil, "complete"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := &world{t: t, dir: t.TempDir()}
+			w.tellEvents(tt.first...)
+			begin := w.host.Write
+			begin(journal.Event{Kind: journal.UpgradeBegin, TxID: "tx"})
+			decode, read := w.host.Decode, 0
+			w.host.Decode = func(e journal.Entry, helper int) (journal.Event, bool) {
+				if read++; read == len(tt.first)+1 { // and one of another transaction
+					w.tellMore(tt.then...)
+				}
+				return decode(e, helper)
+			}
+			s := newStory(w.host, "c0", "tx", control.Status{Workers: &control.Workers{Want: 3}}, true)
+			lines, how := s.finish(t.Context(), tt.end)
+			want := 0
+			for _, e := range append(tt.first, tt.then...) {
+				if !e.Kind.Operator() {
+					want++
+				}
+			}
+			if how != tt.how || len(lines) != want {
+				t.Errorf("%s, %d lines of %d: %+v", how, len(lines), want, lines)
+			}
+			r := &run{story: s, ev: &evidence{candidate: &process{pid: 11}}, Engine: Engine{Options: Options{Service: "web"}}}
+			if r.settleProgram(); tt.name != "undone" && (r.report.Connections == nil || r.report.Connections.Cut != 5) {
+				t.Errorf("connections %+v", r.report.Connections)
+			}
+		})
 	}
 }

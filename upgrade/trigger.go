@@ -145,7 +145,7 @@ const holdMargin = 15 * time.Second
 // openStory notes where the journal ends now: what follows is about this transaction.
 func (r *run) openStory() {
 	readable := r.noteJournal()
-	r.story = newStory(r.Host, r.cursor, r.report.TxID, helperOf(r.before), readable)
+	r.story = newStory(r.Host, r.cursor, r.report.TxID, r.before, readable)
 }
 
 func (r *run) noteJournal() (readable bool) {

@@ -2,13 +2,17 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"math"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/zdt-dev/zdt/release"
+	"github.com/zdt-dev/zdt/unitgen"
 )
 
 // pruneDoc is the document of zdt prune.
@@ -41,11 +45,12 @@ type prunedKept struct {
 
 type pruneOptions struct {
 	release.PruneOptions
-	wait waitFlag
+	wait                       waitFlag
+	keepGiven, keepFailedGiven bool // else the unit says it
 }
 
 func newPruneCmd(f *factory) *cobra.Command {
-	o := pruneOptions{PruneOptions: release.PruneOptions{Keep: release.DefaultKeep, KeepFailed: release.DefaultKeepFailed}}
+	var o pruneOptions
 	cmd := &cobra.Command{
 		Use:   "prune NAME [--keep N] [--dry-run]",
 		Short: "Delete old releases",
@@ -53,15 +58,18 @@ func newPruneCmd(f *factory) *cobra.Command {
 
 Never deleted are the current release, the one that a rollback returns to, those
 of an open upgrade, those that run, and pinned ones (zdt pin). Of the others the
-newest stay, and of those that failed the last ones, as evidence.`,
+newest stay, and of those that failed the last ones, as evidence: as many as
+Keep= and KeepFailed= in [X-Zdt] of the unit say, else 5 and 3.
+
+zdt upgrade does the same by itself when it has succeeded.`,
 		Example: `  zdt prune web --dry-run
   zdt prune web --keep 10`,
 		Args:              arguments(1, 1, "the NAME of the service"),
 		ValidArgsFunction: f.completeServices(1),
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&o.Keep, "keep", o.Keep, "keep the newest `N` besides those that have to stay")
-	flags.IntVar(&o.KeepFailed, "keep-failed", o.KeepFailed, "keep the last `N` that failed")
+	flags.IntVar(&o.Keep, "keep", 0, "keep the newest `N` besides those that have to stay (default: Keep= of the unit)")
+	flags.IntVar(&o.KeepFailed, "keep-failed", 0, "keep the last `N` that failed (default: KeepFailed= of the unit)")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "show what would be deleted, and delete nothing")
 	flags.Var(&o.wait, "wait", "wait for an upgrade of the service to end, at most D")
 	flags.Lookup("wait").NoOptDefVal = "forever"
@@ -73,6 +81,7 @@ newest stay, and of those that failed the last ones, as evidence.`,
 		if o.Keep < 0 || o.KeepFailed < 0 {
 			return usage("", "prune: --keep and --keep-failed cannot be negative")
 		}
+		o.keepGiven, o.keepFailedGiven = flags.Changed("keep"), flags.Changed("keep-failed")
 		return runPrune(ctx, f, name, o)
 	}, ExitOK, ExitUnexpected, ExitNoService, ExitRefused, ExitUsage, ExitBusy, ExitNotAuthorised, ExitInt, ExitTerm)
 }
@@ -83,6 +92,9 @@ func runPrune(ctx context.Context, f *factory, name string, o pruneOptions) erro
 		return err
 	}
 	defer store.Close()
+	if err := f.fillRetention(ctx, name, &o); err != nil {
+		return err
+	}
 	if !o.DryRun {
 		p, err := f.paths()
 		if err != nil {
@@ -122,6 +134,46 @@ func runPrune(ctx context.Context, f *factory, name string, o pruneOptions) erro
 		err = werr
 	}
 	return err
+}
+
+// fillRetention fills in what the flags leave to the unit, as an upgrade reads it.
+func (f *factory) fillRetention(ctx context.Context, name string, o *pruneOptions) error {
+	if o.keepGiven && o.keepFailedGiven {
+		return nil
+	}
+	policy, err := f.policyOf(ctx, name)
+	if err != nil {
+		return &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s.service: %w", name, err), Hint: hintOf(err)}
+	}
+	if !o.keepGiven {
+		o.Keep = policy.Keep
+	}
+	if !o.keepFailedGiven {
+		o.KeepFailed = policy.KeepFailed
+	}
+	return nil
+}
+
+// policyOf reads the policy of a service: the files that systemd has read or, where it cannot be asked, those that an
+// administrator makes. Without a unit it is the default.
+func (f *factory) policyOf(ctx context.Context, name string) (unitgen.Policy, error) {
+	if f.globals.root == "" {
+		if h, err := f.openHost(ctx, name); err == nil {
+			defer h.close()
+			if u, err := h.ask(ctx); err == nil {
+				return h.policy(u)
+			}
+		}
+	}
+	p, err := f.paths()
+	if err != nil {
+		return unitgen.Policy{}, err
+	}
+	policy, err := readPolicy(p, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return unitgen.ParsePolicy()
+	}
+	return policy, err
 }
 
 func (d *pruneDoc) fill(p release.Pruned, err error) {
@@ -166,7 +218,11 @@ func (f *factory) showPruned(d pruneDoc, p release.Pruned) error {
 		for _, k := range p.Kept {
 			words := describeRole(st, k.Release, k.Reason)
 			if k.Reason == release.KeepRecent {
-				words = append([]string{fmt.Sprintf("among the newest %d", d.Options.Keep)}, words...)
+				newest := fmt.Sprintf("among the newest %d", d.Options.Keep)
+				if d.Options.Keep == math.MaxInt {
+					newest = "all are kept"
+				}
+				words = append([]string{newest}, words...)
 			}
 			b.WriteString(releaseLines(st, k.Release, st.good.Render("="), words, names, width))
 		}

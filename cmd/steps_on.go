@@ -73,4 +73,9 @@ func (s steps) AppendHistory(e release.Entry) error {
 	return s.do("history", func() error { return s.Store.AppendHistory(e) })
 }
 
+func (s steps) Prune(ctx context.Context, o release.PruneOptions) (p release.Pruned, err error) {
+	err = s.do("prune", func() error { p, err = s.Store.Prune(ctx, o); return err })
+	return p, err
+}
+
 func (s steps) ClearTxn() error { return s.do("clear", s.Store.ClearTxn) }

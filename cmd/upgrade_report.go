@@ -21,6 +21,13 @@ func (f *factory) tellReport(r upgrade.Report) {
 			fmt.Fprintf(f.Err, "%s %s\n", st.warn.Render("warning:"), clean(w))
 		}
 	}
+	if n := len(r.Pruned); n > 0 && f.globals.output == outputText {
+		var freed int64
+		for _, p := range r.Pruned {
+			freed += p.Bytes
+		}
+		f.say("%s", st.dim.Render(fmt.Sprintf("%s deleted, %s", plural(n, "old release"), byteSize(freed))))
+	}
 	switch {
 	case r.Cause != "" || r.Outcome == "":
 		writeFailedReport(f.Err, st, r)

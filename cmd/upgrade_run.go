@@ -109,12 +109,21 @@ func (s *site) settler(ctx context.Context, o upgradeOptions, observe func(upgra
 			DrainTimeout: given(o.DrainTimeout, s.policy.DrainTimeout),
 			OnFailure:    upgrade.OnFailure(given(o.OnFailure, s.policy.OnFailure)),
 			TxID:         o.as.TxID,
+			Retain:       s.retention(),
 		},
 		Host: s.seams(), Store: stepped(s.store), LockPath: s.paths.Lock(o.Service), Who: o.as.who(),
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },
 		Observe:  observe,
 		ExitCode: s.f.upgradeExit(ctx),
 	}, nil
+}
+
+// retention is how many old releases an upgrade leaves behind. With a policy that cannot be read nobody knows.
+func (s *site) retention() *upgrade.Retention {
+	if s.policyErr != nil {
+		return nil
+	}
+	return &upgrade.Retention{Keep: s.policy.Keep, KeepFailed: s.policy.KeepFailed}
 }
 
 // transact wires package upgrade to systemd, the runtime, the journal and the store.

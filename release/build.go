@@ -1,6 +1,7 @@
 package release
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -151,14 +152,14 @@ func makeTemp(releases *os.File, name string) (*os.File, error) {
 
 // sweep removes what earlier calls have left that did not come to their end.
 // The caller holds the store's lock, so no such call is alive.
-func sweep(releases *os.File) error {
+func sweep(ctx context.Context, releases *os.File) error {
 	names, err := readNames(releases)
 	if err != nil {
 		return err
 	}
 	for _, n := range names {
 		if strings.HasPrefix(n, tempPrefix) {
-			if err := removeAllAt(releases, n); err != nil {
+			if err := removeAll(ctx, releases, n); err != nil {
 				return err
 			}
 		}

@@ -50,14 +50,14 @@ func TestDiskFull(t *testing.T) {
 	}
 	for _, kind := range []struct{ name, options string }{
 		{"no space", "mode=755,size=256k"},
-		{"no inodes", "mode=755,size=16m,nr_inodes=12"},
+		{"no inodes", "mode=755,size=16m,nr_inodes=16"},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			disk := t.TempDir()
 			do(t, unix.Mount("tmpfs", disk, "tmpfs", 0, kind.options))
 			defer func() { _ = unix.Unmount(disk, unix.MNT_DETACH) }()
 			s := createStore(t, disk)
-			v1 := mustStage(t, s, "v1")
+			v0, v1 := mustStage(t, s, "v0"), mustStage(t, s, "v1")
 			mustFlip(t, s, v1)
 			mustAppend(t, s, Entry{TxID: testTxID(1), To: v1.ID, Committed: true})
 			full := func(what string, err error) {
@@ -120,6 +120,13 @@ func TestDiskFull(t *testing.T) {
 			}
 			checkSound(t, s)
 			checkTidy(t, s)
+
+			// What makes room must not need any.
+			if removed, err := pruneFor(t, s, 0); err != nil || len(removed) != 1 || removed[0].ID != v0.ID {
+				t.Errorf("prune: %+v, %v", removed, err)
+			}
+			checkTidy(t, s)
+			mustStage(t, s, "v2")
 		})
 	}
 }

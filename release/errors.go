@@ -19,6 +19,8 @@ var (
 	ErrNoRelease = errors.New("no such release")
 	// ErrNoTxn: no upgrade is open.
 	ErrNoTxn = errors.New("no open transaction")
+	// ErrBusy: another process changes the set of releases, and was not waited for.
+	ErrBusy = errors.New("another process stages or deletes releases")
 	// ErrUntrusted: a path can be changed by somebody who must not be able to,
 	// or leads through a symbolic link.
 	ErrUntrusted = errors.New("not trusted")

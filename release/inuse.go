@@ -1,6 +1,7 @@
 package release
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,14 +10,35 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// inUse tells whether a process executes a file of the release, or has one open.
+// users are the processes that may use a release. What is the same for all
+// releases is found out once, when it is needed.
+type users struct {
+	releases *os.File
+	running  func() (map[inode]bool, error)
+	named    func() (map[string]bool, error)
+}
+
+func newUsers(releases *os.File) *users {
+	return &users{
+		releases: releases,
+		running:  sync.OnceValues(func() (map[inode]bool, error) { return executing(releases) }),
+		named:    sync.OnceValues(func() (map[string]bool, error) { return namedByProcesses(releases) }),
+	}
+}
+
+// of tells whether a process executes a file of the release, has one open, or names it.
 // It looks at all files, so that it also works for a damaged release.
-func inUse(releases *os.File, id string, running func() (map[inode]bool, error)) (bool, error) {
-	d, err := openDirAt(int(releases.Fd()), id, id)
+func (u *users) of(ctx context.Context, id string) (bool, error) {
+	ids, err := u.named()
+	if err != nil || ids[id] {
+		return ids[id], err
+	}
+	d, err := openDirAt(int(u.releases.Fd()), id, id)
 	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return false, nil // a planted link or file
 	}
@@ -24,21 +46,24 @@ func inUse(releases *os.File, id string, running func() (map[inode]bool, error))
 		return false, err
 	}
 	defer d.Close()
-	return dirInUse(d, running)
+	return dirInUse(ctx, d, u.running)
 }
 
-func dirInUse(d *os.File, running func() (map[inode]bool, error)) (bool, error) {
+func dirInUse(ctx context.Context, d *os.File, running func() (map[inode]bool, error)) (bool, error) {
 	entries, err := d.ReadDir(-1)
 	if err != nil {
 		return false, err
 	}
 	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
 		var used bool
 		switch {
 		case e.IsDir():
 			var sub *os.File
 			if sub, err = openDirAt(int(d.Fd()), e.Name(), d.Name()+"/"+e.Name()); err == nil {
-				used, err = dirInUse(sub, running)
+				used, err = dirInUse(ctx, sub, running)
 				sub.Close()
 			}
 		case e.Type()&fs.ModeSymlink == 0:

@@ -7,16 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
-)
-
-// What Prune keeps if it is not told otherwise: enough to go back some steps,
-// and the evidence of the last failures.
-const (
-	DefaultKeep       = 5
-	DefaultKeepFailed = 3
 )
 
 // PruneOptions say what Prune keeps.
@@ -28,6 +21,8 @@ type PruneOptions struct {
 	KeepFailed int
 	// Protect are the IDs of releases that must not be deleted.
 	Protect []string
+	// NoWait: while another process stages, or prunes, the error is ErrBusy.
+	NoWait bool
 	// DryRun: only tell.
 	DryRun bool
 }
@@ -70,6 +65,9 @@ type Pruned struct {
 // that a live process executes or has open, and those in Protect. If one of
 // these cannot be found out, nothing is deleted. Releases with Damage count like
 // the others. The caller holds the service's lock, unless it is a dry run.
+//
+// A release goes out of sight by one rename, and is deleted then. When that is cut
+// short, by the end of ctx or of the process, the next Prune or Stage deletes the rest.
 func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	p, err := s.prune(ctx, o)
 	if err != nil {
@@ -80,7 +78,11 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 
 func (s *Store) prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	if !o.DryRun { // which everybody may ask for; the lock file is for the owner
-		unlock, err := s.lock(ctx)
+		wait := time.Duration(-1)
+		if o.NoWait {
+			wait = 0
+		}
+		unlock, err := s.lockWithin(ctx, wait)
 		if err != nil {
 			return Pruned{}, err
 		}
@@ -96,11 +98,11 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	defer releases.Close()
 	do := s.steps("prune")
 	if !o.DryRun {
-		if err := do("sweep", func() error { return sweep(releases) }); err != nil {
+		if err := do("sweep", func() error { return sweep(ctx, releases) }); err != nil {
 			return Pruned{}, err
 		}
 	}
-	p, err := s.planPrune(releases, o)
+	p, err := s.planPrune(ctx, releases, o)
 	if err != nil {
 		return Pruned{Kept: p.Kept, Left: p.Removed}, err
 	}
@@ -122,7 +124,7 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 			return p, fmt.Errorf("%s: %w", r.ID, err)
 		}
 		p.Removed, p.Left = append(p.Removed, r), p.Left[1:]
-		if err := do("remove", func() error { return removeAllAt(releases, tmp) }); err != nil {
+		if err := do("remove", func() error { return removeAll(ctx, releases, tmp) }); err != nil {
 			return p, fmt.Errorf("%s: %w", r.ID, err)
 		}
 	}
@@ -130,7 +132,7 @@ func (s *Store) prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 }
 
 // planPrune decides about each release. What is to go is in Removed.
-func (s *Store) planPrune(releases *os.File, o PruneOptions) (Pruned, error) {
+func (s *Store) planPrune(ctx context.Context, releases *os.File, o PruneOptions) (Pruned, error) {
 	list, err := s.list(releases)
 	if err != nil {
 		return Pruned{}, err
@@ -139,21 +141,29 @@ func (s *Store) planPrune(releases *os.File, o PruneOptions) (Pruned, error) {
 	if err != nil {
 		return Pruned{}, err
 	}
-	running := sync.OnceValues(func() (map[inode]bool, error) { return executing(releases) })
-	named := sync.OnceValues(func() (map[string]bool, error) { return namedByProcesses(releases) })
+	use := newUsers(releases)
 	var p Pruned
 	recent, failed := max(o.Keep, 0), max(o.KeepFailed, 0)
 	for _, r := range slices.Backward(list) {
-		reason, err := s.whyKeep(releases, r, safe, running, named)
-		if err != nil {
-			return Pruned{}, err
-		}
+		reason, sure := safe[r.ID], true
 		switch {
 		case reason != "":
+		case r.Pinned != nil:
+			reason = KeepPinned
 		case r.Failed != nil && failed > 0:
-			reason, failed = KeepFailed, failed-1
+			reason, sure, failed = KeepFailed, false, failed-1
 		case r.Failed == nil && recent > 0:
-			reason, recent = KeepRecent, recent-1
+			reason, sure, recent = KeepRecent, false, recent-1
+		}
+		// To ask for each file of a tree whether somebody has it open takes time, and of what stays anyway only who looks wants to know.
+		if reason == "" || o.DryRun && !sure {
+			running, err := use.of(ctx, r.ID)
+			if err != nil {
+				return Pruned{}, err
+			}
+			if running {
+				reason = KeepRunning
+			}
 		}
 		if reason == "" {
 			p.Removed = append(p.Removed, r)
@@ -164,32 +174,6 @@ func (s *Store) planPrune(releases *os.File, o PruneOptions) (Pruned, error) {
 	slices.Reverse(p.Removed)
 	slices.Reverse(p.Kept)
 	return p, nil
-}
-
-// whyKeep tells what protects r, "" if nothing does.
-func (s *Store) whyKeep(releases *os.File, r Release, safe map[string]KeepReason,
-	running func() (map[inode]bool, error), named func() (map[string]bool, error)) (KeepReason, error) {
-	if reason := safe[r.ID]; reason != "" {
-		return reason, nil
-	}
-	if r.Pinned != nil {
-		return KeepPinned, nil
-	}
-	ids, err := named()
-	if err != nil {
-		return "", err
-	}
-	if ids[r.ID] {
-		return KeepRunning, nil
-	}
-	used, err := inUse(releases, r.ID, running)
-	if err != nil {
-		return "", err
-	}
-	if used {
-		return KeepRunning, nil
-	}
-	return "", nil
 }
 
 // protected returns the IDs that records and the caller name.

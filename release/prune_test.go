@@ -1,6 +1,7 @@
 package release
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -146,6 +148,90 @@ func TestKilledPruning(t *testing.T) {
 				}
 				checkTidy(t, s)
 			})
+		}
+	}
+}
+
+// stepContext ends after so many looks at it.
+type stepContext struct {
+	context.Context
+	left atomic.Int32
+}
+
+func (c *stepContext) Err() error {
+	if c.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// A removal is cut short at any file, as by kill -9 or by the end of its time: a release is whole or out of sight, and
+// the next prune, or stage, finishes it.
+func TestPruneCutShort(t *testing.T) {
+	t.Parallel()
+	for _, next := range []string{"prune", "stage"} {
+		for n, ended := int32(0), false; !ended; n++ {
+			s := newStore(t)
+			r := mustStage(t, s, "current")
+			mustFlip(t, s, r)
+			for _, kind := range []string{"directory", "archive"} {
+				_, err := s.Stage(t.Context(), sourceOf(t, kind, kind), StageOptions{})
+				do(t, err)
+			}
+			ctx := &stepContext{Context: t.Context()}
+			ctx.left.Store(n)
+			p, err := s.Prune(ctx, PruneOptions{})
+			ended = err == nil
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			if list, err := s.List(); err != nil || len(list)+len(p.Removed) != 3 {
+				t.Fatalf("cut after %d: %d are there, %d are told to be gone, %v", n, len(list), len(p.Removed), err)
+			}
+			checkSound(t, s)
+			if next == "stage" {
+				mustStage(t, s, "next")
+			} else if _, err := s.Prune(t.Context(), PruneOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			checkTidy(t, s)
+			if ended && n < 15 { // of each release four files, two directories and itself
+				t.Errorf("it could be cut short in %d places only", n)
+			}
+		}
+	}
+}
+
+// Where nobody waits for another who stages, nothing is deleted.
+func TestPruneBusy(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	mustStage(t, s, "old")
+	unlock, err := s.lock(t.Context())
+	do(t, err)
+	if _, err := s.Prune(t.Context(), PruneOptions{NoWait: true}); !errors.Is(err, ErrBusy) {
+		t.Errorf("error %v", err)
+	}
+	unlock()
+	if p, err := s.Prune(t.Context(), PruneOptions{NoWait: true}); err != nil || len(p.Removed) != 1 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// What runs is told to who looks, also when it would stay anyway; that changes nothing about what is deleted.
+func TestPruneRunningAmongTheNewest(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	old, next := mustStage(t, s, "old"), stageAt(t, s, "next", time.Now().Add(time.Hour))
+	f, err := os.Open(next.Path)
+	do(t, err)
+	defer f.Close()
+	for _, dry := range []bool{true, false} {
+		p, err := s.Prune(t.Context(), PruneOptions{Keep: 1, DryRun: dry})
+		do(t, err)
+		want := map[bool]KeepReason{true: KeepRunning, false: KeepRecent}[dry]
+		if len(p.Removed) != 1 || p.Removed[0].ID != old.ID || len(p.Kept) != 1 || p.Kept[0].Reason != want {
+			t.Errorf("dry run %t: %+v", dry, p)
 		}
 	}
 }

@@ -151,7 +151,7 @@ func (g *staging) run(ctx context.Context) (Release, error) {
 	if err := checkExecutable(releases); err != nil {
 		return Release{}, err
 	}
-	if err := do("sweep", func() error { return sweep(releases) }); err != nil {
+	if err := do("sweep", func() error { return sweep(ctx, releases) }); err != nil {
 		return Release{}, err
 	}
 	if g.in.kind != sourceFile {

@@ -278,14 +278,22 @@ func readNames(d *os.File) ([]string, error) {
 // releases. It is not the service's lock: staging may run while an upgrade
 // does, and holds it no longer than a copy takes.
 func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
+	return s.lockWithin(ctx, -1)
+}
+
+// lockWithin waits so long, without bound if that is negative. Then the error is ErrBusy.
+func (s *Store) lockWithin(ctx context.Context, wait time.Duration) (unlock func(), err error) {
 	// 0600: flock(2) asks for no write access, so whoever may open the file
 	// could keep it locked for ever.
 	f, err := openLockFile(s.root, lockFile)
 	if err != nil {
 		return nil, err
 	}
-	if err := flockWait(ctx, f, -1); err != nil {
+	if err := flockWait(ctx, f, wait); err != nil {
 		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrBusy
+		}
 		return nil, err
 	}
 	return func() { unlockClose(f) }, nil

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -242,6 +243,14 @@ func readRecord(dir *os.File, name string) ([]byte, error) {
 // removeAllAt removes name from dir and everything in it, without following
 // links. It is not an error if there is nothing.
 func removeAllAt(dir *os.File, name string) error {
+	return removeAll(context.Background(), dir, name)
+}
+
+// removeAll is removeAllAt as long as ctx lasts: of what is left some is gone then.
+func removeAll(ctx context.Context, dir *os.File, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	err := unix.Unlinkat(int(dir.Fd()), name, 0)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -259,7 +268,7 @@ func removeAllAt(dir *os.File, name string) error {
 		return err
 	}
 	for _, n := range names {
-		if err := removeAllAt(d, n); err != nil {
+		if err := removeAll(ctx, d, n); err != nil {
 			return err
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // The package stays pure: no import with which it could write, run or connect.
 func TestImports(t *testing.T) {
 	allowed := []string{
-		"bytes", "cmp", "crypto/sha256", "encoding/hex", "errors", "fmt", "io/fs", "net/netip", "net/url", "path", "regexp", "slices", "strconv",
+		"bytes", "cmp", "crypto/sha256", "encoding/hex", "errors", "fmt", "io/fs", "math", "net/netip", "net/url", "path", "regexp", "slices", "strconv",
 		"strings", "text/template", "time", "unicode", "unicode/utf8",
 		"github.com/zdt-dev/zdt/templates",
 	}

@@ -3,6 +3,7 @@ package unitgen
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -34,10 +35,19 @@ type Policy struct {
 	RequireSignature RequireSignature
 	Rehearse         Rehearse
 
+	// How many old releases stay, of those that served and of those that failed. math.MaxInt: all.
+	Keep, KeepFailed int
+
 	// Warnings are what ought to be shown but stops nothing: keys zdt does not know, values
 	// that contradict the rest of the unit.
 	Warnings []Warning
 }
+
+// How many old releases stay if the unit says nothing: enough to go back some steps, and the evidence of the last failures.
+const (
+	DefaultKeep       = 5
+	DefaultKeepFailed = 3
+)
 
 // DefaultHookTimeout bounds each hook of an upgrade.
 const DefaultHookTimeout = 30 * time.Second
@@ -133,6 +143,8 @@ func defaultPolicy() Policy {
 		RequireSignature: RequireSignatureNo,
 		Rehearse:         RehearseNo,
 		HookTimeout:      DefaultHookTimeout,
+		Keep:             DefaultKeep,
+		KeepFailed:       DefaultKeepFailed,
 	}
 }
 
@@ -274,9 +286,31 @@ func (r *policyReader) set(here place, s setting) error {
 		default: // a policy that nobody understands must not mean "no"
 			return refuse("require signature", v, "unknown", "use yes, no, minisign or ssh")
 		}
+	case "Keep":
+		return setKeep(&p.Keep, "keep", v, def.Keep)
+	case "KeepFailed":
+		return setKeep(&p.KeepFailed, "keep failed", v, def.KeepFailed)
 	default:
 		r.warn(here, fmt.Sprintf("zdt knows no %s= in [X-Zdt]", s.key), "correct its spelling or remove it")
 	}
+	return nil
+}
+
+// setKeep never takes what it cannot read for a number: releases would be deleted.
+func setKeep(to *int, field, v string, def int) error {
+	switch v {
+	case "":
+		*to = def
+		return nil
+	case "infinity":
+		*to = math.MaxInt
+		return nil
+	}
+	n, err := strconv.ParseUint(v, 10, 31)
+	if err != nil {
+		return refuse(field, v, "not a number of releases", "use a number from 0 on, or infinity to keep all")
+	}
+	*to = int(n)
 	return nil
 }
 

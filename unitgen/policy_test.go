@@ -2,6 +2,7 @@ package unitgen
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -59,6 +60,15 @@ func TestPolicyDropIns(t *testing.T) {
 	if p := read("[X-Zdt]\nHealth=\nHealth=http://d/\nBake=\nOnFailure=\n", "[X-Zdt]\nBake=90\n"); !slices.Equal(p.Health, []string{"http://d/"}) || p.Bake != 90*time.Second || p.OnFailure != OnFailureRollback {
 		t.Errorf("reset: %+v", p)
 	}
+	if p := read(); p.Keep != DefaultKeep || p.KeepFailed != DefaultKeepFailed {
+		t.Errorf("keeps %d and %d", p.Keep, p.KeepFailed)
+	}
+	if p := read("[X-Zdt]\nKeep=infinity\nKeepFailed=0\n"); p.Keep != math.MaxInt || p.KeepFailed != 0 {
+		t.Errorf("keeps %d and %d", p.Keep, p.KeepFailed)
+	}
+	if p := read("[X-Zdt]\nKeep=12\nKeepFailed=0\n", "[X-Zdt]\nKeepFailed=\n"); p.Keep != 12 || p.KeepFailed != DefaultKeepFailed {
+		t.Errorf("keeps %d and %d", p.Keep, p.KeepFailed)
+	}
 	if p := read("[Service]\nHealth=http://b/\n"); len(p.Health) != 1 || len(p.Warnings) != 0 {
 		t.Errorf("other sections count: %+v", p)
 	}
@@ -76,6 +86,9 @@ func TestPolicyErrors(t *testing.T) {
 		"DrainTimeout=0":            "not between",
 		"ReadyTimeout=-5s":          "not a duration",
 		"Bake=9d":                   "longer than",
+		"Keep=-1":                   "use a number from 0 on, or infinity",
+		"Keep=all":                  "not a number of releases",
+		"KeepFailed=3 4":            "not a number of releases",
 		"OnFailure=panic":           "use rollback or freeze",
 		"Health=localhost":          "not a URL",
 		"Listen=nowhere":            "not an address",

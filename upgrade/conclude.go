@@ -47,6 +47,7 @@ func (r *run) conclude(err error) {
 			journal.Usec(journal.FieldElapsed, r.Host.Now().Sub(rep.StartedAt))))
 	}
 	rep.EndedAt = r.Host.Now()
+	r.retain()
 	rep.ExitCode = r.ExitCode(*rep)
 }
 

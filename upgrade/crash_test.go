@@ -56,6 +56,11 @@ func (s faultyStore) AppendHistory(e release.Entry) error {
 	return s.do("history", func() error { return s.Store.AppendHistory(e) })
 }
 
+func (s faultyStore) Prune(ctx context.Context, o release.PruneOptions) (p release.Pruned, err error) {
+	err = s.do("prune", func() error { p, err = s.Store.Prune(ctx, o); return err })
+	return p, err
+}
+
 func (s faultyStore) ClearTxn() error { return s.do("clear", s.Store.ClearTxn) }
 
 func dialBus(ctx context.Context, dir string) (net.Conn, error) {
@@ -128,6 +133,8 @@ func TestKilled(t *testing.T) {
 		{"after history", "", []Outcome{Upgraded, Upgraded}},
 		{"before clear", "", []Outcome{Upgraded, Upgraded}},
 		{"after clear", "", []Outcome{Upgraded, Upgraded}},
+		{"before prune", "", []Outcome{Upgraded, Upgraded}},
+		{"after prune", "", []Outcome{Upgraded, Upgraded}},
 	}
 	for _, tt := range steps {
 		t.Run(tt.at, func(t *testing.T) {
@@ -279,6 +286,7 @@ func TestDiskFull(t *testing.T) {
 		{[]string{"flip", "history"}, NotRestored, Record, reasonRecord, true, []Outcome{Upgraded, Upgraded}},
 		{[]string{"history"}, Upgraded, "", "", true, []Outcome{Upgraded, Upgraded}},
 		{[]string{"clear"}, Upgraded, "", "", true, []Outcome{Upgraded, Upgraded}},
+		{[]string{"prune"}, Upgraded, "", "", false, []Outcome{Upgraded, Upgraded}},
 	} {
 		t.Run(strings.Join(tt.at, " and "), func(t *testing.T) {
 			w := newWorld(t)

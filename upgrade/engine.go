@@ -37,6 +37,8 @@ type Options struct {
 	Wait         time.Duration // for the lock: 0 not at all, negative without bound
 	IgnoreHold   bool          // go on although somebody holds the service
 	PlanID       string        // refuse unless the world is the one of this plan
+	// Retain says how many old releases stay when an upgrade has committed; nil: all.
+	Retain *Retention
 }
 
 // Engine carries one transaction out.

@@ -52,6 +52,7 @@ type Store interface {
 	History() (release.History, error)
 	AppendHistory(e release.Entry) error
 	MarkFailed(id string, f release.Failed) error
+	Prune(ctx context.Context, o release.PruneOptions) (release.Pruned, error)
 }
 
 // Host is everything outside this process that a transaction touches. All

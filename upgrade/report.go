@@ -117,6 +117,9 @@ type Report struct {
 	// Story are the events of this transaction in the journal, in order.
 	Story []StoryLine `json:"story,omitempty"`
 
+	// Pruned are the old releases that were deleted when all was done, oldest first.
+	Pruned []PrunedRelease `json:"pruned,omitempty"`
+
 	// Deadline is when a frozen transaction is undone unless somebody decides.
 	Deadline *time.Time `json:"deadline,omitempty"`
 
@@ -140,6 +143,12 @@ type Timing struct {
 	Phase Phase         `json:"phase"`
 	State State         `json:"state"`
 	Took  time.Duration `json:"took"`
+}
+
+// PrunedRelease is a release that is gone.
+type PrunedRelease struct {
+	ID    string `json:"id"`
+	Bytes int64  `json:"bytes"` // of its files
 }
 
 // Release is a release as reports show it.

@@ -224,7 +224,7 @@ func (w *world) engine(binary string) Engine {
 
 func engineFor(dir string, store Store, host Host, binary string, observe func(Update)) Engine {
 	return Engine{
-		Options:  Options{Service: "web", Binary: binary, ReadyTimeout: 10 * time.Second, DrainTimeout: 10 * time.Second},
+		Options:  Options{Service: "web", Binary: binary, ReadyTimeout: 10 * time.Second, DrainTimeout: 10 * time.Second, Retain: &Retention{Keep: 5, KeepFailed: 3}},
 		Host:     host,
 		Store:    store,
 		LockPath: filepath.Join(dir, "lock"),

@@ -14,7 +14,7 @@ import (
 )
 
 // steps are where a transaction changes something that lasts, in their order; each is stopped in front of and behind.
-var steps = []string{"stage", "record trigger", "record listen", "record bake", "record commit", "record drain", "record exit", "record record", "flip", "history", "clear"}
+var steps = []string{"stage", "record trigger", "record listen", "record bake", "record commit", "record drain", "record exit", "record record", "flip", "history", "clear", "prune"}
 
 // victim is what happens at a step.
 type victim string
@@ -107,6 +107,8 @@ func TestCrashMatrix(t *testing.T) {
 		s.run("mkdir", "-p", "/var/lib/zdt", stepsDir)
 		s.run("mount", "-t", "tmpfs", "-o", "size=128m,mode=755", "tmpfs", "/var/lib/zdt")
 		s.run("zdt", "init", s.name, "--exec", s.put(good(1)), "--listen", s.addr+"=http", "--start", "--dynamic-user")
+		s.write("/etc/systemd/system/hello.service.d/keep.conf", "[X-Zdt]\nKeep=0\nKeepFailed=0\n") // each upgrade deletes what it may
+		s.run("systemctl", "daemon-reload")
 		n := 0
 		for _, step := range steps {
 			for _, when := range []string{"before ", "after "} {
@@ -150,6 +152,7 @@ func TestHostCrashMatrix(t *testing.T) {
 			{"before flip", false, upgrade.Interrupted},
 			{"after flip", true, upgrade.Upgraded},
 			{"before clear", true, upgrade.Upgraded},
+			{"before prune", true, upgrade.Upgraded},
 		} {
 			n = n%8 + 2
 			s.run("mkdir", "-p", stepsDir)
@@ -191,7 +194,7 @@ func victimsAt(step, when string) []victim {
 	if when == "before " {
 		v = append(v, readOnlyDisk)
 		switch step {
-		case "stage", "record trigger", "record commit", "history":
+		case "stage", "record trigger", "record commit", "history", "prune":
 			v = append(v, fullDisk)
 		case "record bake", "flip":
 			v = append(v, openStore)
@@ -229,6 +232,9 @@ func (s *service) crash(v victim, at string, n int) {
 		if err := json.Unmarshal([]byte(r.Stdout), &rep); err != nil || rep.ExitCode != r.Code || rep.Outcome == "" {
 			s.t.Errorf("%v\n%s", err, r)
 		}
+		if strings.HasSuffix(at, " prune") && v != theCandidate && rep.Outcome != upgrade.Upgraded {
+			s.t.Errorf("what happens to old releases is no failure of the upgrade:\n%s", r)
+		}
 		if rep.Outcome != upgrade.Upgraded && (rep.Cause == "" || rep.Hint == "") {
 			s.t.Errorf("it does not say what failed and what to do:\n%s", r)
 		}
@@ -254,6 +260,9 @@ func (s *service) crash(v victim, at string, n int) {
 	}
 	s.upgrade(good(n+1)).mustBe(upgrade.Upgraded, 0)
 	s.mustRun(n + 1)
+	if left := strings.Fields(s.run("ls", "-A", "/var/lib/zdt/hello/releases")); len(left) > 2 {
+		s.t.Errorf("the next upgrade leaves %q: more than the current release and the one before", left)
+	}
 }
 
 // wasCommitted reports whether a release has served: by the history, or as the one that an open upgrade has committed.

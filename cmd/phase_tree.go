@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +44,13 @@ func (t *phaseTree) apply(u upgrade.Update) {
 	for i := range t.rows {
 		if t.rows[i].phase == u.Phase {
 			t.rows[i] = row
+			return
+		}
+	}
+	if u.Phase == upgrade.Rehearse { // not every upgrade has one
+		at := slices.IndexFunc(t.rows, func(r phaseRow) bool { return r.phase == upgrade.Trigger })
+		if at >= 0 {
+			t.rows = slices.Insert(t.rows, at, row)
 			return
 		}
 	}

@@ -37,10 +37,9 @@ func (s *site) footprint(ctx context.Context, helper int) (f upgrade.Footprint) 
 	if u.ControlGroup == "" {
 		return f
 	}
-	group := filepath.Join("/sys/fs/cgroup", u.ControlGroup)
-	if cached := field(filepath.Join(group, "memory.stat"), "inactive_file"); cached < f.Used {
-		f.Used -= cached
-	}
+	group := filepath.Join(cgroups, u.ControlGroup)
+	f.Used = unreclaimable(group, f.Used)
+	f.SliceUsed, f.SliceMax = tightest(cgroups, filepath.Dir(u.ControlGroup))
 	var pss, rss uint64
 	whole := true
 	for _, pid := range groupProcesses(group) {
@@ -61,6 +60,42 @@ func (s *site) footprint(ctx context.Context, helper int) (f upgrade.Footprint) 
 		f.Generation, f.Resident = rss, true
 	}
 	return f
+}
+
+const cgroups = "/sys/fs/cgroup"
+
+// tightest is the control group from path up to the root that has least memory left of its memory.max; zeros: none has one.
+func tightest(root, path string) (used, limit uint64) {
+	for ; len(path) > 1; path = filepath.Dir(path) {
+		group := filepath.Join(root, path)
+		most, now := number(filepath.Join(group, "memory.max")), number(filepath.Join(group, "memory.current"))
+		if most == 0 { // "max" is none
+			continue
+		}
+		now = unreclaimable(group, now)
+		if limit == 0 || most-min(now, most) < limit-min(used, limit) {
+			used, limit = now, most
+		}
+	}
+	return used, limit
+}
+
+// unreclaimable is the memory of a control group that uses used, without what the kernel can give back at once.
+func unreclaimable(group string, used uint64) uint64 {
+	if cached := field(filepath.Join(group, "memory.stat"), "inactive_file"); cached < used {
+		return used - cached
+	}
+	return used
+}
+
+// number is the number that a file of the kernel's is; 0 when it is none.
+func number(file string) uint64 {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
+	return n
 }
 
 // groupProcesses are the processes in a control group and below it.

@@ -180,7 +180,7 @@ func (t *planText) room(r upgrade.Room) {
 	if r.Resident {
 		needs += " (resident)"
 	}
-	bound := map[string]string{"host": " are available on the host"}[r.Bound]
+	bound := map[string]string{"host": " are available on the host", "slice": fmt.Sprintf(" are left of %s for its slice", amount(r.Limit))}[r.Bound]
 	if bound == "" && r.Bound != "" {
 		bound = fmt.Sprintf(" are left of %s=%s", r.Bound, amount(r.Limit))
 	}

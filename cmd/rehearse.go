@@ -42,7 +42,7 @@ and end well on SIGTERM. The service notices nothing, and no client sees it.
 
 The directories of the service that last (StateDirectory= and its kin) are the
 same: a program that changes its data when it starts changes them. Rehearse=no
-in [X-Zdt] of the unit is for those.
+in [X-Zdt] of the unit is for those. zdt upgrade rehearses by itself otherwise.
 
 FILE becomes a release in the store; zdt upgrade --release ID uses it then.`,
 		Example: `  zdt rehearse web --binary ./web-1.4.3

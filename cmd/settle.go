@@ -221,6 +221,13 @@ func (s *site) tellOutcome(holder release.Holder, order upgrade.Order) error {
 			doc.Outcome = e.Outcome
 		}
 	}
+	if doc.Outcome == "" { // it had changed nothing yet
+		if data, err := s.store.ReadReport(holder.TxID); err == nil {
+			if e, err := decodeEnding(data); err == nil && e.report != nil {
+				doc.Outcome = string(e.report.Outcome)
+			}
+		}
+	}
 	wanted := map[upgrade.Order]upgrade.Outcome{upgrade.Promote: upgrade.Upgraded, upgrade.Abort: upgrade.Aborted}[order]
 	doc.Changed = doc.Outcome == string(wanted)
 	switch {

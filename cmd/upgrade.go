@@ -55,9 +55,10 @@ func newUpgradeCmd(f *factory) *cobra.Command {
 		Short: "Replace a service's program without its clients noticing",
 		Long: `Replace the program of a service without its clients noticing.
 
-zdt copies FILE into the release store, has the running program start it with
-its listening sockets, watches the new one come up (and through the bake), lets
-it take over, and waits until the old one has finished its connections. When
+zdt copies FILE into the release store, tries it beside the service, where no
+client sees it (docs/rehearse.md), has the running program start it with its
+listening sockets, watches the new one come up (and through the bake), lets it
+take over, and waits until the old one has finished its connections. When
 anything fails before that, the old program serves on as if nothing had been.
 A service that is down is started with the new program.
 
@@ -75,8 +76,8 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.StringVar(&o.Exec, "exec", "", "the program within FILE, if that is an archive or a directory: a `PATH` in it")
 	flags.StringVar(&o.Signature, "signature", "", "the signature of FILE, of minisign or ssh-keygen: a `FILE`")
 	flags.StringArrayVar(&o.Gates, "gate", nil, "a `CHECK` that the new program has to pass, beside those of the unit: http://..., tcp:..., exec:... (repeat)")
-	flags.Var(&rehearseFlag{&o.Rehearse, unitgen.RehearseAlways}, "rehearse", "try the new program beside the service first, or refuse (default: Rehearse= of the unit)")
-	flags.Var(&rehearseFlag{&o.Rehearse, unitgen.RehearseNo}, "no-rehearse", "do not")
+	flags.Var(&rehearseFlag{&o.Rehearse, unitgen.RehearseAlways}, "rehearse", "try the new program beside the service first, and refuse where that is not possible (default: go on then; Rehearse= of the unit)")
+	flags.Var(&rehearseFlag{&o.Rehearse, unitgen.RehearseNo}, "no-rehearse", "do not try it first: for a program that does harm when it starts beside the service, or in a hurry")
 	flags.Lookup("rehearse").NoOptDefVal, flags.Lookup("no-rehearse").NoOptDefVal = "true", "true"
 	flags.BoolVar(&o.SkipGates, "skip-gates", false, "ask no gates, also not those of the unit")
 	flags.Var((*strategyFlag)(&o.Strategy), "strategy", "handoff, or restart for programs that cannot hand over: clients wait meanwhile (default handoff)")
@@ -100,7 +101,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 			return err
 		}
 		if o.Helper {
-			for _, name := range []string{"binary", "release", "sha256", "exec", "signature", "gate", "strategy", "bake", "ready-timeout", "drain-timeout", "message", "detach"} {
+			for _, name := range []string{"binary", "release", "sha256", "exec", "signature", "gate", "strategy", "bake", "ready-timeout", "drain-timeout", "rehearse", "no-rehearse", "message", "detach"} {
 				if cmd.Flags().Changed(name) {
 					return usage("run zdt upgrade twice", "upgrade: --helper and --%s exclude each other", name)
 				}

@@ -3,12 +3,14 @@ package cmd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 
 	"github.com/zdt-dev/zdt/internal/health"
 	"github.com/zdt-dev/zdt/rehearse"
 	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/unitgen"
+	"github.com/zdt-dev/zdt/upgrade"
 )
 
 // rehearseFlag is --rehearse or --no-rehearse; the last one counts.
@@ -35,28 +37,55 @@ func (f *rehearseFlag) String() string { return "" }
 // Type makes it a flag without a value in --help.
 func (f *rehearseFlag) Type() string { return "bool" }
 
-// rehearsalOf is the rehearsal of an upgrade; nil when there is none.
-func (s *site) rehearsalOf(o upgradeOptions) func(context.Context, release.Release, string, func(string)) (string, error) {
+// rehearsalOf is the rehearsal of an upgrade. room tells whether one more of the program has room on the host.
+func (s *site) rehearsalOf(o upgradeOptions, room func(context.Context) upgrade.Room) *upgrade.Rehearsal {
 	policy := given(o.Rehearse, s.policy.Rehearse)
-	if policy == unitgen.RehearseNo || policy == "" {
-		return nil
+	switch {
+	case policy == unitgen.RehearseNo && o.Rehearse != nil:
+		return &upgrade.Rehearsal{Off: "--no-rehearse"}
+	case policy == unitgen.RehearseNo:
+		return &upgrade.Rehearsal{Off: "Rehearse=no in [X-Zdt] of the unit"}
 	}
-	return func(ctx context.Context, to release.Release, txid string, progress func(string)) (string, error) {
+	play := func(ctx context.Context, to release.Release, txid string, progress func(string)) (upgrade.Rehearsed, error) {
 		var gates []health.Gate
 		if !o.SkipGates {
 			var err error
 			if gates, err = parseGates(s.policy, o.Gates); err != nil {
-				return "", err
+				return upgrade.Rehearsed{}, err
 			}
 		}
-		r, err := s.rehearse(ctx, rehearsal{release: to, txid: txid, gates: gates, readyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout)}, progress)
-		var impossible *rehearse.Impossible
-		switch {
-		case errors.As(err, &impossible) && policy == unitgen.RehearseYes:
-			return "left out: " + impossible.Why, nil
-		case err != nil:
-			return "", err
+		if err := tooLittle(room(ctx)); err != nil {
+			return upgrade.Rehearsed{}, err
 		}
-		return r.Summary(), r.Err()
+		r, err := s.rehearse(ctx, rehearsal{release: to, txid: txid, gates: gates, readyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout)}, progress)
+		played := upgrade.Rehearsed{Warnings: r.Warnings}
+		if err != nil {
+			return played, noRehearsal(err)
+		}
+		played.Text = r.Summary()
+		return played, r.Err()
 	}
+	return &upgrade.Rehearsal{Must: policy == unitgen.RehearseAlways, Play: play}
+}
+
+// noRehearsal is why nothing is known of a candidate that was to be rehearsed: whatever it is, it is not the candidate's fault.
+func noRehearsal(err error) error {
+	var impossible *rehearse.Impossible
+	if errors.As(err, &impossible) {
+		return &upgrade.NoRehearsal{Why: impossible.Why, Fix: impossible.Fix}
+	}
+	return &upgrade.NoRehearsal{Why: err.Error(), Fix: hintOf(err)}
+}
+
+// roomBeside is the verdict on one more of the program with all that belongs to it, a helper too.
+func (s *site) roomBeside(ctx context.Context) upgrade.Room { return s.footprint(ctx, 0).Beside() }
+
+// tooLittle is an error when there is not the memory for a rehearsal. The kernel would make room by killing something: the
+// candidate first (OOMScoreAdjust= of the rehearsal), but before it comes to that the whole host has become slow.
+func tooLittle(room upgrade.Room) error {
+	if room.Verdict != upgrade.RoomNone {
+		return nil
+	}
+	return &upgrade.NoRehearsal{Why: fmt.Sprintf("there is not enough memory for one more of the program: it needs about %s, %s are left %s",
+		bytesWords(room.Needs), bytesWords(room.Free), map[string]string{"host": "on the host", "slice": "in its slice"}[room.Bound])}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/release"
@@ -19,6 +20,9 @@ func (f *factory) tellReport(r upgrade.Report) {
 	if !f.globals.quiet {
 		for _, w := range r.Warnings {
 			fmt.Fprintf(f.Err, "%s %s\n", st.warn.Render("warning:"), clean(w))
+		}
+		if q := r.Rehearsal; q != nil && q.State == upgrade.RehearsalLeftOut && f.live() { // elsewhere the line of the phase says so
+			fmt.Fprintf(f.Err, "%s not rehearsed: %s\n", st.note.Render("note:"), clean(q.Text))
 		}
 	}
 	if n := len(r.Pruned); n > 0 && f.globals.output == outputText {
@@ -63,12 +67,26 @@ func goodReport(st style, r upgrade.Report, width int) string {
 	}
 	pids := fmt.Sprintf("pid %d %s %d", r.Incumbent, st.marks.arrow, r.Candidate)
 	took := elapsed(r.EndedAt.Sub(r.StartedAt))
+	long := took
+	if q := r.Rehearsal; q != nil && q.State == upgrade.RehearsalPassed {
+		long = fmt.Sprintf("%s, %s of it rehearsal", took, elapsed(tookOf(r, upgrade.Rehearse)))
+	}
 	if r.Connections == nil {
-		return st.line(width, []string{head, pids, took}, []string{head, took})
+		return st.line(width, []string{head, pids, long}, []string{head, pids, took}, []string{head, took})
 	}
 	counts := countsVerdict(st, *r.Connections)
 	short := strings.NewReplacer(" connections", "", " connection", "", " politely", "").Replace(counts)
-	return st.line(width, []string{head, pids, counts, took}, []string{head, counts, took}, []string{head, counts}, []string{head, short})
+	return st.line(width, []string{head, pids, counts, long}, []string{head, pids, counts, took}, []string{head, counts, long}, []string{head, counts, took}, []string{head, counts}, []string{head, short})
+}
+
+// tookOf is how long a phase took.
+func tookOf(r upgrade.Report, p upgrade.Phase) (d time.Duration) {
+	for _, t := range r.Timings {
+		if t.Phase == p {
+			d += t.Took
+		}
+	}
+	return d
 }
 
 // countsVerdict is what became of the connections. What was cut stands out.

@@ -90,7 +90,7 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 	if e.Hooks, err = s.hooks(); err != nil {
 		return e, err
 	}
-	e.Rehearse, e.Sight = s.rehearsalOf(o), s.sight(o)
+	e.Rehearsal, e.Sight = s.rehearsalOf(o, s.roomBeside), s.sight(o)
 	return e, nil
 }
 

@@ -37,6 +37,7 @@ ExecStartPre=/bin/migrate
 ExecStart=-/var/lib/zdt/web/current/web --flag
 ExecStop=-/usr/local/bin/zdt stop
 Restart=always
+OOMScoreAdjust=-900
 DynamicUser=yes
 ProtectSystem=strict
 StateDirectory=%p
@@ -91,9 +92,9 @@ func TestPlan(t *testing.T) {
 		"User=web", "Restart=no", "Sockets="+name+".0.socket", "Requires="+name+".0.socket", "PropagatesStopTo="+name+".0.socket",
 		`ExecStart=/var/lib/zdt/web/releases/20261122T000000Z-0123456789ab/web --flag "a b%%$X"`,
 		"RuntimeDirectory="+name+".0", "BindPaths=/run/"+name+".0:/run/zdt/web", "BindPaths=/run/"+name+".1:/run/web",
-		"TimeoutStartSec=3000ms", "EnvironmentFile=/run/systemd/system/"+name+".env", "CollectMode=inactive-or-failed", "StartLimitBurst=1")
+		"TimeoutStartSec=3000ms", "EnvironmentFile=/run/systemd/system/"+name+".env", "CollectMode=inactive-or-failed", "StartLimitBurst=1", "OOMScoreAdjust=1000")
 	has("socket", socket, "Backlog=9", "NoDelay=yes", "ListenStream=[::]:80", "ListenDatagram=10.1.2.3:53", "FileDescriptorName=web.socket", "Service="+name+".service", "StopWhenUnneeded=yes", "FreeBind=yes")
-	for _, never := range []string{"OnFailure", "web.socket db.service", "ExecStartPre", "ExecStop", "Restart=always", "Install", "X-Zdt", "LimitNOFILE", "web.socket\n[", "current"} {
+	for _, never := range []string{"OnFailure", "web.socket db.service", "ExecStartPre", "ExecStop", "Restart=always", "Install", "X-Zdt", "LimitNOFILE", "web.socket\n[", "current", "-900"} {
 		if strings.Contains(unit, never) {
 			t.Errorf("the service has %q:\n%s", never, unit)
 		}
@@ -232,9 +233,9 @@ func TestGatesThatCanBeAsked(t *testing.T) {
 
 func TestContradiction(t *testing.T) {
 	p := &Plan{Name: "zdt-rehearse-web-1", envFile: "/run/systemd/system/zdt-rehearse-web-1.env"}
-	service := settings{"User": "web", "ProtectSystem": "strict", "LimitNOFILE": "7", "MainPID": "12", "EnvironmentFiles": "[[/etc/web.env true]]", "BindPaths": "[]"}
+	service := settings{"User": "web", "ProtectSystem": "strict", "LimitNOFILE": "7", "MainPID": "12", "NotifyAccess": "main", "OOMScoreAdjust": "0", "EnvironmentFiles": "[[/etc/web.env true]]", "BindPaths": "[]"}
 	mine := settings{
-		"User": "web", "ProtectSystem": "strict", "LimitNOFILE": "7", "MainPID": "0",
+		"User": "web", "ProtectSystem": "strict", "LimitNOFILE": "7", "MainPID": "0", "NotifyAccess": "all", "OOMScoreAdjust": "1000",
 		"EnvironmentFiles": "[[/etc/web.env true] [/run/systemd/system/zdt-rehearse-web-1.env false]]",
 		"BindPaths":        "[[/run/zdt-rehearse-web-1.0 /run/zdt/web false 16384]]",
 	}

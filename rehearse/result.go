@@ -2,6 +2,7 @@ package rehearse
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/internal/health"
@@ -70,7 +71,12 @@ type Result struct {
 // FailedError is the error of a rehearsal that did not pass.
 type FailedError struct{ Result Result }
 
-func (e *FailedError) Error() string { return "rehearsal: " + e.Result.Cause }
+func (e *FailedError) Error() string {
+	if rest, ok := strings.CutPrefix(e.Result.Cause, "it "); ok {
+		return "the new program " + rest
+	}
+	return e.Result.Cause
+}
 
 // Hint returns what to do about it.
 func (e *FailedError) Hint() string { return e.Result.Hint }

@@ -250,6 +250,8 @@ func (r *run) judgeEnd(u dbusctl.Unit) error {
 func ending(u dbusctl.Unit) string {
 	status, signalled, ok := u.Exited()
 	switch {
+	case u.Result == "oom-kill":
+		return "the kernel killed it, as memory was short (oom-kill)"
 	case !ok:
 		return "result " + u.Result
 	case signalled:

@@ -22,7 +22,7 @@ var droppedOfService = []string{
 	"StartLimitInterval", "StartLimitBurst", "StartLimitAction", "FailureAction", "SuccessAction", "RebootArgument",
 	"BusName", "PIDFile", "Sockets", "FileDescriptorStorePreserve", "USBFunctionDescriptors", "USBFunctionStrings",
 	"RuntimeDirectory", "RuntimeDirectoryPreserve", "RemoveIPC", "RuntimeMaxSec", "RuntimeRandomizedExtraSec",
-	"SyslogIdentifier", "TimeoutStartSec", "TimeoutStartFailureMode",
+	"SyslogIdentifier", "TimeoutStartSec", "TimeoutStartFailureMode", "OOMScoreAdjust",
 }
 
 // ofType reports whether a drop-in is for all units of the type (service.d): systemd applies it to the
@@ -105,6 +105,8 @@ func (p *Plan) serviceText(s Service, o Options) ([]byte, error) {
 	service("SyslogIdentifier", unitgen.QuoteWord(s.Name+"-rehearsal"))
 	service("TimeoutStartSec", span(p.startTimeout))
 	service("RuntimeMaxSec", span(p.longest)) // should nobody end it
+	// The first to be killed when memory gets short, before the service and all others.
+	service("OOMScoreAdjust", "1000")
 	// The last one counts, whatever the others say.
 	service("EnvironmentFile", strings.ReplaceAll(p.envFile, "%", "%%"))
 	return unitgen.WriteSettings(kept), nil

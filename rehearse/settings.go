@@ -15,20 +15,21 @@ var essential = []string{
 	"Bind", "Mount", "Extension", "Device", "ProcSubset", "UMask", "WorkingDirectory", "Keyring",
 	"StateDirectory", "CacheDirectory", "LogsDirectory", "ConfigurationDirectory",
 	"NetworkNamespacePath", "IPCNamespacePath", "IPAddress", "SocketBind", "SELinuxContext", "AppArmorProfile", "SmackProcessLabel",
-	"Type", "NotifyAccess",
+	"Type",
 }
 
 // compared are those in addition whose differences are told.
 var compared = []string{
 	"Environment", "PassEnvironment", "UnsetEnvironment", "Limit", "Slice", "MemoryMax", "MemoryHigh", "MemorySwapMax", "TasksMax",
 	"CPUQuotaPerSecUSec", "CPUWeight", "CPUAffinity", "CPUScheduling", "AllowedCPUs", "AllowedMemoryNodes", "IOWeight", "IOScheduling",
-	"Nice", "OOMScoreAdjust", "NUMA", "LoadCredential", "SetCredential", "ImportCredential", "TimeoutStop", "KillMode", "KillSignal", "SendSIGKILL",
+	"Nice", "NUMA", "LoadCredential", "SetCredential", "ImportCredential", "TimeoutStop", "KillMode", "KillSignal", "SendSIGKILL",
 	"SuccessExitStatus", "Standard", "Delegate", "OpenFile", "LogNamespace", "ExecSearchPath", "IgnoreSIGPIPE", "CoredumpFilter", "TimerSlackNSec",
 }
 
-// incomparable are no settings, or the rehearsal has them otherwise on purpose.
+// incomparable are no settings, or the rehearsal has them otherwise on purpose. NotifyAccess of a service that has handed over is what
+// its runtime has said last (NOTIFYACCESS=, since 254), and not what its unit says.
 var incomparable = []string{
-	"RestartUSec", "StandardInputFileDescriptorName", "StandardOutputFileDescriptorName", "StandardErrorFileDescriptorName",
+	"NotifyAccess", "RestartUSec", "StandardInputFileDescriptorName", "StandardOutputFileDescriptorName", "StandardErrorFileDescriptorName",
 }
 
 // settings are properties of a unit, each as a text.

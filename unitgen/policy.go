@@ -58,7 +58,7 @@ type Rehearse string
 // Whether it is.
 const (
 	RehearseNo     Rehearse = "no"
-	RehearseYes    Rehearse = "yes"    // where the service can be rehearsed
+	RehearseYes    Rehearse = "yes"    // where the service can be rehearsed; the default
 	RehearseAlways Rehearse = "always" // or not upgraded
 )
 
@@ -141,7 +141,7 @@ func defaultPolicy() Policy {
 		OnFailure:    OnFailureRollback,
 
 		RequireSignature: RequireSignatureNo,
-		Rehearse:         RehearseNo,
+		Rehearse:         RehearseYes,
 		HookTimeout:      DefaultHookTimeout,
 		Keep:             DefaultKeep,
 		KeepFailed:       DefaultKeepFailed,

@@ -207,8 +207,8 @@ func TestPolicyRequireSignature(t *testing.T) {
 
 func TestPolicyRehearse(t *testing.T) {
 	for text, want := range map[string]Rehearse{
-		"": RehearseNo, "Rehearse=yes\n": RehearseYes, "Rehearse=always\n": RehearseAlways, "Rehearse=yes\nRehearse=no\n": RehearseNo,
-		"Rehearse=always\nRehearse=\n": RehearseNo,
+		"": RehearseYes, "Rehearse=yes\n": RehearseYes, "Rehearse=always\n": RehearseAlways, "Rehearse=yes\nRehearse=no\n": RehearseNo,
+		"Rehearse=always\nRehearse=\n": RehearseYes,
 	} {
 		p, err := ParsePolicy(File{Path: "/u", Data: []byte("[X-Zdt]\nName=web\n" + text)})
 		if err != nil || p.Rehearse != want {

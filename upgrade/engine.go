@@ -54,9 +54,8 @@ type Engine struct {
 	Check func(path string) error
 	// Gates are what the candidate has to pass; nil: to live is enough.
 	Gates *Gates
-	// Rehearse tries the release beside the service before anything is changed, and returns what is worth knowing of it in one
-	// line; its error, which may have LastWords, refuses the upgrade. progress gets one line at a time. nil: there is no such phase.
-	Rehearse func(ctx context.Context, to release.Release, txid string, progress func(string)) (string, error)
+	// Rehearsal tries the release beside the service before anything is changed; nil: there is no such phase.
+	Rehearsal *Rehearsal
 	// Hooks are the administrator's programs; nil: there are none.
 	Hooks *Hooks
 	// Sight is what a plan sees; only Plan and Options.PlanID need it.
@@ -98,6 +97,7 @@ type run struct {
 	running   string          // ID of the release that the incumbent runs, "" for another file
 	recovered bool            // and that was made of the running process
 	looking   bool            // nothing may be changed: it is for a plan
+	earlier   Order           // what an operator wanted before there was evidence
 	unit      Unit
 	down      bool            // the unit does not run
 	before    control.Status  // what the incumbent said when it was idle

@@ -25,6 +25,7 @@ const (
 	reasonSystemdLost   = "systemd-lost"   // systemd does not say any more how the unit is
 	reasonMainPID       = "main-pid"       // systemd's main process is not who it has to be
 	reasonForeign       = "foreign"        // the candidate is no process of the unit
+	reasonRehearsal     = "rehearsal"      // the release did not pass its rehearsal, or there had to be one and could not
 	reasonHook          = "hook"           // one of the administrator's programs objected
 	reasonZdtDied       = "zdt-died"       // found by a later zdt
 )

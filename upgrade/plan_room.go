@@ -13,6 +13,8 @@ type Footprint struct {
 	// Of the unit's control group. Used is without what the kernel can give back at once, files nobody has used lately.
 	Used, High, Max uint64
 	Tasks, TasksMax uint64
+	// Of the slice around it that has least left.
+	SliceUsed, SliceMax uint64
 	// HostAvailable is MemAvailable of the host.
 	HostAvailable uint64
 }
@@ -34,7 +36,7 @@ type Room struct {
 	// Needs is what a second generation takes if it is like the first, Free what is left for it, Bound what bounds that.
 	Needs uint64 `json:"needs"`
 	Free  uint64 `json:"free"`
-	Bound string `json:"bound,omitempty"` // MemoryMax, MemoryHigh, host, TasksMax; empty: nothing
+	Bound string `json:"bound,omitempty"` // MemoryMax, MemoryHigh, slice, host, TasksMax; empty: nothing
 	// Resident: Needs counts what processes share several times.
 	Resident bool `json:"resident,omitempty"`
 	// Used and Limit are those of the bound.
@@ -44,9 +46,8 @@ type Room struct {
 
 // Rooms are the verdicts on a footprint.
 func (f Footprint) Rooms() []Room {
-	memory := Room{What: "memory", Verdict: RoomUnknown, Needs: f.Generation, Resident: f.Resident}
+	memory := f.Beside()
 	if f.Generation > 0 {
-		memory.consider("host", f.HostAvailable, 0, 0, f.HostAvailable > 0, false)
 		memory.consider("MemoryMax", left(f.Max, f.Used), f.Used, f.Max, f.Max > 0 && f.Used > 0, false)
 		memory.consider("MemoryHigh", left(f.High, f.Used), f.Used, f.High, f.High > 0 && f.Used > 0, true)
 	}
@@ -57,6 +58,16 @@ func (f Footprint) Rooms() []Room {
 		rooms = append(rooms, tasks)
 	}
 	return rooms
+}
+
+// Beside is the verdict on a generation in a control group of its own, next to the unit's: what bounds the unit does not bound it.
+func (f Footprint) Beside() Room {
+	memory := Room{What: "memory", Verdict: RoomUnknown, Needs: f.Generation, Resident: f.Resident}
+	if f.Generation > 0 {
+		memory.consider("host", f.HostAvailable, 0, 0, f.HostAvailable > 0, false)
+		memory.consider("slice", left(f.SliceMax, f.SliceUsed), f.SliceUsed, f.SliceMax, f.SliceMax > 0 && f.SliceUsed > 0, false)
+	}
+	return memory
 }
 
 func left(limit, used uint64) uint64 {

@@ -13,7 +13,7 @@ type Phase string
 const (
 	Preflight Phase = "preflight"
 	Stage     Phase = "stage"
-	Rehearse  Phase = "rehearse" // only with Engine.Rehearse
+	Rehearse  Phase = "rehearse" // only with Engine.Rehearsal
 	Trigger   Phase = "trigger"
 	Listen    Phase = "listen"
 	Bake      Phase = "bake"
@@ -109,6 +109,8 @@ type Report struct {
 	// Journal says how much of the story the journal told: complete, partial, absent.
 	Journal string `json:"journal,omitempty"`
 
+	// Rehearsal is what became of it, where one was wanted.
+	Rehearsal *RehearsalReport `json:"rehearsal,omitempty"`
 	// Gates are what the candidate had to pass.
 	Gates []GateResult `json:"gates,omitempty"`
 	// Hooks are those that ran, in their order.

@@ -82,7 +82,7 @@ func (r *run) watch() error {
 	if r.ev, err = gather(context.WithoutCancel(r.ctx), r.Host, client, r.unit, r.before); err != nil {
 		return refuse(hintOf(err), "watch the service: %w", err)
 	}
-	r.ev.orders = r.Orders
+	r.ev.orders, r.ev.order = r.Orders, r.earlier
 	err = r.ev.until(ctx, r.slack, func() (verdict, error) {
 		switch {
 		case r.ev.watchErr != nil:

@@ -93,7 +93,7 @@ func (u *upgrader) series(ctx context.Context, n int) (upgradeTimes, error) {
 		if err := forget(); err != nil {
 			return r, err
 		}
-		ran, err := zdt(ctx, "upgrade", service, "--binary", file, "--bake", "0s", "-o", "json")
+		ran, err := zdt(ctx, "upgrade", service, "--binary", file, "--bake", "0s", "--no-rehearse", "-o", "json")
 		if err != nil {
 			return r, err
 		}

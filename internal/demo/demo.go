@@ -48,7 +48,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := install(ctx, d.guest); err != nil {
 		return err
 	}
-	acts := []func(context.Context) error{d.initialise, d.startLoad, d.upgrade, d.rollBack, d.stopLoad, d.timeline}
+	acts := []func(context.Context) error{d.initialise, d.startLoad, d.upgrade, d.refuse, d.rollBack, d.stopLoad, d.timeline}
 	if d.soaking > 0 {
 		acts = []func(context.Context) error{d.initialise, d.startLoad, d.soak, d.stopLoad}
 	}
@@ -60,7 +60,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if len(d.broken) > 0 {
 		return errors.New("not as promised:\n  " + strings.Join(d.broken, "\n  "))
 	}
-	verdict := "one upgrade, one rollback, and no client noticed either."
+	verdict := "one upgrade, one refusal, one rollback, and no client noticed any."
 	if d.soaking > 0 {
 		verdict = fmt.Sprintf("%d upgrades, and no client noticed any.", d.soaking)
 	}
@@ -96,9 +96,21 @@ func (d *demo) upgrade(ctx context.Context) error {
 	return d.watch(ctx)
 }
 
-func (d *demo) rollBack(ctx context.Context) error {
-	d.say("The bad release: v3 ends before it is ready. v2 never stops serving, and the exit status says so (11).")
+func (d *demo) refuse(ctx context.Context) error {
+	d.say("The bad release: v3 ends before it is ready. Its rehearsal beside v2 finds that out before anything is changed (10).")
 	c, err := d.operate(ctx, "zdt upgrade hello --binary ./hello-v3")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(d.out, "%s\n%d\n", d.style("1", "# echo $?"), c.code)
+	d.promise(c.code == 10, "the rehearsal of v3 has zdt upgrade exit with 10, not %d", c.code)
+	d.promise(strings.Contains(c.output, "read configuration"), "the candidate's last log line is shown")
+	return d.watch(ctx)
+}
+
+func (d *demo) rollBack(ctx context.Context) error {
+	d.say("The same without a rehearsal: v2 never stops serving, and the exit status says so (11).")
+	c, err := d.operate(ctx, "zdt upgrade hello --binary ./hello-v3 --no-rehearse")
 	if err != nil {
 		return err
 	}

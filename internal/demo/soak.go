@@ -19,7 +19,7 @@ func (d *demo) soak(ctx context.Context) error {
 	before := 0
 	var took []time.Duration
 	for i := range upgrades {
-		r, err := d.guest.Exec(ctx, guest.Command{Dir: home, Args: []string{"zdt", "upgrade", "hello", "-o", "json", "-q", "--binary", []string{"./hello-v2", "./hello-v1"}[i%2]}})
+		r, err := d.guest.Exec(ctx, guest.Command{Dir: home, Args: []string{"zdt", "upgrade", "hello", "-o", "json", "-q", "--no-rehearse", "--binary", []string{"./hello-v2", "./hello-v1"}[i%2]}})
 		if err != nil {
 			return err
 		}

@@ -37,7 +37,7 @@ func (s *service) stoppedAt(step string, n int) *running {
 		s.t.Fatal(err)
 	}
 	p, err := s.g.Spawn(s.t.Context(), guest.Command{
-		Args: []string{"zdt-steps", "upgrade", s.name, "--binary", s.put(good(n)), "-o", "json"},
+		Args: []string{"zdt-steps", "upgrade", s.name, "--binary", s.put(good(n)), "-o", "json", "--no-rehearse"},
 		Env:  []string{"ZDT_STEPS=" + stepsDir},
 	})
 	if err != nil {

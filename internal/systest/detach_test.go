@@ -53,7 +53,7 @@ func (s *service) terminal(args ...string) (p *guest.Process, screen *transcript
 // detach starts a detached upgrade, which must get under way, and returns its ID and unit.
 func (s *service) detach(file string, flags ...string) (txid, unit string) {
 	s.t.Helper()
-	out := s.run(append([]string{"zdt", "upgrade", s.name, "--binary", file, "--detach", "-o", "json"}, flags...)...)
+	out := s.run(append([]string{"zdt", "upgrade", s.name, "--binary", file, "--detach", "-o", "json", "--no-rehearse"}, flags...)...)
 	var doc struct {
 		Schema, TxID, Unit string
 		Exit_Code          int
@@ -94,7 +94,7 @@ func TestDetach(t *testing.T) {
 
 		// Relative to where it was typed, and gone when it returns.
 		s.put(good(2))
-		out := s.run("sh", "-c", `cd /srv/`+good(2).String()+` && SUDO_USER=anna zdt upgrade hello --binary ./hello --detach --bake 1h -m "two words" && rm hello`)
+		out := s.run("sh", "-c", `cd /srv/`+good(2).String()+` && SUDO_USER=anna zdt upgrade hello --binary ./hello --detach --no-rehearse --bake 1h -m "two words" && rm hello`)
 		txid := strings.TrimSpace(out)
 		unit := "zdt-hello-" + txid + ".service"
 		if got := s.run("systemctl", "is-active", unit); got != "active" {

@@ -152,9 +152,16 @@ type running struct {
 	*guest.Process
 }
 
+// startUpgrade starts zdt upgrade without a rehearsal, or scenarios with broken candidates would not come to what they are about;
+// rehearse_test.go is about those.
 func (s *service) startUpgrade(file string, flags ...string) *running {
 	s.t.Helper()
-	args := append([]string{"zdt", "upgrade", s.name, "--binary", file, "-o", "json"}, flags...)
+	return s.begin(append([]string{"zdt", "upgrade", s.name, "--binary", file, "-o", "json", "--no-rehearse"}, flags...)...)
+}
+
+// begin starts a command that ends with the report of an upgrade.
+func (s *service) begin(args ...string) *running {
+	s.t.Helper()
 	p, err := s.g.Spawn(s.t.Context(), guest.Command{Args: args})
 	if err != nil {
 		s.t.Fatal(err)

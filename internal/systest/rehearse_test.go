@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,6 +33,12 @@ func (s *service) rehearse(file string, flags ...string) rehearsed {
 		s.t.Errorf("the document says exit_code %d\n%s", out.ExitCode, r)
 	}
 	return out
+}
+
+// upgradeByDefault is zdt upgrade as an operator types it.
+func (s *service) upgradeByDefault(p program, flags ...string) result {
+	s.t.Helper()
+	return s.begin(append([]string{"zdt", "upgrade", s.name, "--binary", s.put(p), "-o", "json"}, flags...)...).wait()
 }
 
 // nothingLeft checks that there is no trace of a rehearsal.
@@ -99,30 +106,52 @@ func TestRehearse(t *testing.T) {
 			name, file string
 			phase      rehearse.Phase
 			cause, log string
+			within     string
 		}{
-			{"crashes", s.put(bad(101, crash)), rehearse.Ready, "exit status 1", "read configuration: file does not exist"},
-			{"is never ready", s.put(bad(102, hang)), rehearse.Ready, "not READY within 700ms", "waiting for a database"},
-			{"panics after READY", s.put(bad(103, crashAfterReady)), "", "exit status 2", "one too many"},
-			{"crashes in the sandbox alone", s.write("/srv/sandboxed", sandboxed), rehearse.Ready, "exit status 9", "Read-only file system"},
-			{"does not accept", s.write("/srv/accept", neverAccepts), rehearse.Accept, "did not accept a connection", ""},
-			{"ignores SIGTERM", s.write("/srv/ignores", ignoresTERM), rehearse.Stop, "did not end within 1s after SIGTERM", ""},
-			{"ends badly", s.write("/srv/exits5", exits5), rehearse.Stop, "exit status 5", ""},
+			{"crashes", s.put(bad(101, crash)), rehearse.Ready, "exit status 1", "read configuration: file does not exist", "30s"},
+			{"is never ready", s.put(bad(102, hang)), rehearse.Ready, "not READY within 700ms", "waiting for a database", "700ms"},
+			{"panics after READY", s.put(bad(103, crashAfterReady)), "", "exit status 2", "one too many", "30s"},
+			{"crashes in the sandbox alone", s.write("/srv/sandboxed", sandboxed), rehearse.Ready, "exit status 9", "Read-only file system", "30s"},
+			{"does not accept", s.write("/srv/accept", neverAccepts), rehearse.Accept, "did not accept a connection", "", "30s"},
+			{"ignores SIGTERM", s.write("/srv/ignores", ignoresTERM), rehearse.Stop, "did not end within 1s after SIGTERM", "", "30s"},
+			{"ends badly", s.write("/srv/exits5", exits5), rehearse.Stop, "exit status 5", "", "30s"},
 		} {
-			r := s.rehearse(c.file, "--ready-timeout=700ms")
+			r := s.rehearse(c.file, "--ready-timeout="+c.within)
 			if r.Outcome != rehearse.Failed || r.exec.Code != 10 || c.phase != "" && r.Phase != c.phase || !strings.Contains(r.Cause, c.cause) || !strings.Contains(strings.Join(r.Log, "\n"), c.log) {
 				t.Errorf("%s: %s", c.name, r.exec)
 			}
 			check()
 			s.nothingLeft()
 		}
-		// In an upgrade it refuses, before anything was changed.
-		up := s.upgrade(bad(104, crash), "--rehearse")
+		// An upgrade does so by itself, before anything is changed.
+		up := s.upgradeByDefault(bad(104, crash))
 		up.mustBe(upgrade.Refused, 10)
-		if up.Phase != upgrade.Rehearse || len(up.CandidateLog) == 0 {
+		if up.Phase != upgrade.Rehearse || up.Reason != "rehearsal" || len(up.CandidateLog) == 0 || !strings.Contains(up.Hint, "--no-rehearse") || up.Rehearsal == nil {
 			t.Errorf("%s", up.exec)
 		}
 		check()
-		s.upgrade(good(3), "--rehearse").mustBe(upgrade.Upgraded, 0)
+		s.nothingLeft()
+		up = s.upgradeByDefault(good(3))
+		up.mustBe(upgrade.Upgraded, 0)
+		told := slices.ContainsFunc(up.Timings, func(x upgrade.Timing) bool {
+			return x.Phase == upgrade.Rehearse && x.State == upgrade.Done && x.Took > 0
+		})
+		if !told || up.Rehearsal == nil || up.Rehearsal.State != upgrade.RehearsalPassed || len(up.Warnings) > 0 {
+			t.Errorf("the rehearsal is not told: %s", up.exec)
+		}
+		// Where it is not possible an upgrade goes on and says why, or is refused.
+		s.write("/etc/systemd/system/hello.socket.d/shared.conf", "[Socket]\nReusePort=yes\n")
+		s.run("systemctl", "daemon-reload")
+		up = s.upgradeByDefault(good(5), "--rehearse")
+		up.mustBe(upgrade.Refused, 10)
+		if up.Phase != upgrade.Rehearse || !strings.Contains(up.Cause, "ReusePort=yes") {
+			t.Errorf("%s", up.exec)
+		}
+		up = s.upgradeByDefault(good(5))
+		up.mustBe(upgrade.Upgraded, 0)
+		if up.Rehearsal == nil || up.Rehearsal.State != upgrade.RehearsalLeftOut || !strings.Contains(up.Rehearsal.Text, "ReusePort=yes") {
+			t.Errorf("%s", up.exec)
+		}
 		s.nothingLeft()
 		mustLoseNothing(t, l.Stop())
 	})

@@ -35,7 +35,7 @@ func TestDirectoryReleases(t *testing.T) {
 		l := s.lightLoad()
 		id := strings.TrimSpace(s.run("zdt", "stage", "-q", "hello", "--binary", s.putArchive(2), "-m", "for later"))
 		s.mustRun(1)
-		s.run("zdt", "upgrade", "hello", "--release", id[len(id)-12:])
+		s.run("zdt", "upgrade", "hello", "--release", id[len(id)-12:], "--no-rehearse")
 		s.mustRun(2)
 		s.upgradeFile(s.putArchive(3)).mustBe(upgrade.Upgraded, 0)
 		s.mustRun(3)

@@ -201,6 +201,9 @@ func (u userService) upgrade(p program) result {
 	if err := json.Unmarshal([]byte(r.exec.Stdout), &r.Report); err != nil {
 		u.t.Fatalf("stdout is not one JSON document: %v\n%s", err, r.exec)
 	}
+	if q := r.Rehearsal; r.Outcome == upgrade.Upgraded && (q == nil || q.State != upgrade.RehearsalLeftOut || !strings.Contains(q.Text, "user manager")) {
+		u.t.Errorf("rehearsal %+v of a user's service", q)
+	}
 	return r
 }
 

@@ -16,6 +16,7 @@ import (
 type systemd interface {
 	Version(ctx context.Context) (int, string, error)
 	Unit(ctx context.Context, name string) (dbusctl.Unit, error)
+	Properties(ctx context.Context, name string) (map[string]any, error)
 	Watch(ctx context.Context, name string) (<-chan dbusctl.Unit, error)
 	DaemonReload(ctx context.Context) error
 	Enable(ctx context.Context, runtime bool, units ...string) error

@@ -144,6 +144,8 @@ sockets to the new one, watches over it, and rolls back when that fails.`,
 	documentExit(root, ExitOK, ExitUsage)
 	root.AddCommand(
 		newInitCmd(f),
+		newCheckCmd(f),
+		newExplainCmd(f),
 		newPlanCmd(f),
 		newUpgradeCmd(f),
 		newRollbackCmd(f),

@@ -19,7 +19,9 @@ import (
 // documents are the types of all documents that zdt prints or passes on.
 func documents() map[string]reflect.Type {
 	return map[string]reflect.Type{
+		"zdt.check/1":    reflect.TypeFor[checkDoc](),
 		"zdt.error/1":    reflect.TypeFor[errorDoc](),
+		"zdt.explain/1":  reflect.TypeFor[explainDoc](),
 		"zdt.handoff/1":  reflect.TypeFor[handoffDoc](),
 		"zdt.helper/1":   reflect.TypeFor[helperDoc](),
 		"zdt.history/1":  reflect.TypeFor[historyDoc](),
@@ -46,7 +48,7 @@ func documents() map[string]reflect.Type {
 
 func schemas(t *testing.T) map[string]schema.Schema {
 	t.Helper()
-	comments, err := schema.ReadComments(".", "../upgrade", "../release", "../handoff/control", "../journal", "../internal/health", "../internal/load", "../rehearse")
+	comments, err := schema.ReadComments(".", "../upgrade", "../release", "../handoff/control", "../journal", "../internal/health", "../internal/load", "../rehearse", "../handoffcheck")
 	if err != nil {
 		t.Fatal(err)
 	}

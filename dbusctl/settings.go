@@ -11,6 +11,20 @@ import (
 // is for comparing two units; what the texts look like is nobody's business. A unit that is not loaded is
 // loaded from its file.
 func (m *Manager) Settings(ctx context.Context, name string) (map[string]string, error) {
+	all, err := m.Properties(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(all))
+	for key, v := range all {
+		out[key] = fmt.Sprint(v)
+	}
+	return out, nil
+}
+
+// Properties returns all properties of a unit by name: strings, booleans, numbers in the width that
+// systemd gives them, and lists of those; structures are lists. A unit that is not loaded is loaded from its file.
+func (m *Manager) Properties(ctx context.Context, name string) (map[string]any, error) {
 	const op = "read"
 	if err := checkName(op, name); err != nil {
 		return nil, err
@@ -19,9 +33,9 @@ func (m *Manager) Settings(ctx context.Context, name string) (map[string]string,
 	if err := m.call(ctx, reading, unitPath(name), propsIface+".GetAll", []any{&all}, ""); err != nil {
 		return nil, explain(ctx, op, name, err)
 	}
-	out := make(map[string]string, len(all))
+	out := make(map[string]any, len(all))
 	for key, v := range all {
-		out[key] = fmt.Sprint(v.Value())
+		out[key] = v.Value()
 	}
 	return out, nil
 }

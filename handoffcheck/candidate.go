@@ -28,6 +28,21 @@ const (
 // finding about it, and the program of the release is to be looked at.
 func Candidate(path string) []Finding { return candidate(path, machine(runtime.GOARCH), os.Stat) }
 
+// candidateChecks are their words; Candidate does the looking.
+func candidateChecks() []Check {
+	check := func(id, title, why string) Check {
+		return Check{ID: id, Severity: Blocker, Family: FamilyCandidate, Title: title, Why: why}
+	}
+	return []Check{
+		check(CandidateMissing, "the file cannot be read", "what cannot be read cannot become a release"),
+		check(CandidateKind, "not a regular file", "a release is a program, a directory or an archive"),
+		check(CandidateMode, "not executable", "the kernel executes no file without the executable bit"),
+		check(CandidateFormat, "not a program", "the kernel executes ELF programs, and scripts that begin with #! and an interpreter"),
+		check(CandidateArch, "for another architecture", "a program for another architecture does not run on this host"),
+		check(CandidateInterpreter, "its interpreter is not there", "the kernel says \"no such file\" of a program whose interpreter or dynamic loader is absent"),
+	}
+}
+
 func candidate(path string, want elf.Machine, stat func(string) (fs.FileInfo, error)) []Finding {
 	one := func(id string, s Severity, seen, why, fix string) []Finding {
 		return []Finding{{ID: id, Severity: s, Seen: seen, Why: why, Fix: fix}}

@@ -1,7 +1,3 @@
-// Package handoffcheck says before an upgrade whether it can work: findings
-// with stable IDs, what was seen, why it matters and how to mend it.
-//
-// So far it looks at the candidate's file. It is not promised to other programs.
 package handoffcheck
 
 import "strings"
@@ -11,7 +7,7 @@ type Severity string
 
 const (
 	Blocker Severity = "blocker" // an upgrade is bound to fail
-	Risk    Severity = "risk"    // it may fail
+	Risk    Severity = "risk"    // it may fail, or lose requests, or leave the service without protection
 	Note    Severity = "note"    // worth knowing
 )
 
@@ -22,6 +18,10 @@ type Finding struct {
 	Seen     string   `json:"seen"` // the very value
 	Why      string   `json:"why"`
 	Fix      string   `json:"fix"`
+
+	// DropIn is the fix as the text of a drop-in of Unit, where it is one.
+	DropIn string `json:"drop_in,omitempty"`
+	Unit   string `json:"unit,omitempty"`
 }
 
 // Error makes a blocker out of findings: an error that names all of them and

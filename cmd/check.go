@@ -1,0 +1,182 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zdt-dev/zdt/dbusctl"
+	"github.com/zdt-dev/zdt/handoffcheck"
+	"github.com/zdt-dev/zdt/unitgen"
+)
+
+// checkDoc is the document of zdt check.
+type checkDoc struct {
+	Schema   string                 `json:"schema"`  // zdt.check/1
+	Outcome  string                 `json:"outcome"` // clean, risks, blocked
+	ExitCode ExitCode               `json:"exit_code"`
+	Changed  bool                   `json:"changed"` // always false
+	Service  string                 `json:"service"`
+	Findings []handoffcheck.Finding `json:"findings"`
+	// Unknown is what could not be looked at, so that nothing was found in it.
+	Unknown []string `json:"unknown,omitempty"`
+}
+
+func newCheckCmd(f *factory) *cobra.Command {
+	var binary string
+	cmd := &cobra.Command{
+		Use:   "check NAME [--binary FILE]",
+		Short: "Say what stands in the way of an upgrade, and how to mend it",
+		Long: `Look at the unit and its sockets as systemd has them, at the running program,
+and at FILE, and say what would make an upgrade fail or lose requests. Changes
+nothing and takes no lock. zdt explain ID says more about a finding.`,
+		Example: `  zdt check web
+  zdt check web --binary ./web-1.4.3
+  zdt check web -o json | jq -r '.findings[].id'`,
+		Args:              arguments(1, 1, "the NAME of the service"),
+		ValidArgsFunction: f.completeServices(1),
+	}
+	cmd.Flags().StringVar(&binary, "binary", "", "the new program, too: a `FILE`")
+	return f.command(cmd, func(ctx context.Context, args []string) error {
+		name, err := serviceName(args[0])
+		if err != nil {
+			return err
+		}
+		return runCheck(ctx, f, name, binary)
+	}, ExitOK, ExitNoService, ExitRefused, ExitUsage, ExitUnavailable)
+}
+
+func runCheck(ctx context.Context, f *factory, name, binary string) error {
+	h, err := f.openHost(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	facts, unknown, err := h.facts(ctx)
+	if err != nil {
+		if errors.Is(err, dbusctl.ErrNoUnit) {
+			return &Failure{Code: ExitNoService, Err: err, Hint: hintOf(err)}
+		}
+		return err
+	}
+	doc := checkDoc{Schema: "zdt.check/1", Outcome: "clean", Service: name, Findings: []handoffcheck.Finding{}, Unknown: unknown}
+	doc.Findings = append(doc.Findings, handoffcheck.Look(facts)...)
+	if binary != "" {
+		doc.Findings = append(doc.Findings, handoffcheck.Candidate(binary)...)
+		handoffcheck.Sort(doc.Findings)
+	}
+	switch has := func(s handoffcheck.Severity) bool {
+		return slices.ContainsFunc(doc.Findings, func(f handoffcheck.Finding) bool { return f.Severity == s })
+	}; {
+	case has(handoffcheck.Blocker):
+		doc.Outcome, doc.ExitCode = "blocked", ExitRefused
+	case has(handoffcheck.Risk):
+		doc.Outcome = "risks"
+	}
+	if f.globals.output == outputText {
+		_, err = f.Out.Write([]byte(checkText(f.outStyle(), doc)))
+	} else {
+		err = f.print(doc)
+	}
+	if err == nil && doc.ExitCode != ExitOK {
+		err = &Failure{Code: doc.ExitCode, Told: true}
+	}
+	return err
+}
+
+// facts gathers what checks look at. unknown is what could not be found out, and why.
+func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []string, err error) {
+	u, err := h.ask(ctx)
+	if err != nil {
+		return facts, nil, err
+	}
+	if facts.Service, err = h.properties(ctx, u.Name); err != nil {
+		return facts, nil, err
+	}
+	for _, name := range socketsOf(u, facts.Service) {
+		socket, err := h.properties(ctx, name)
+		if err != nil {
+			unknown = append(unknown, fmt.Sprintf("%s: %v", name, err))
+			continue
+		}
+		facts.Sockets = append(facts.Sockets, socket)
+	}
+	if facts.Systemd, _, err = h.sd.Version(ctx); err != nil {
+		return facts, nil, err
+	}
+	if policy, err := h.policy(u); err != nil {
+		unknown = append(unknown, fmt.Sprintf("[%s] of the unit: %v", "X-Zdt", err))
+	} else {
+		facts.Ready, facts.Drain, facts.Helper = policy.ReadyTimeout, policy.DrainTimeout, policy.Runtime == unitgen.RuntimeHelper
+	}
+	if u.MainPID == 0 {
+		return facts, append(unknown, "the running program: there is none"), nil
+	}
+	s := serviceStatus{Name: h.service}
+	h.f.askRuntime(ctx, &s, h.paths, u)
+	if s.Runtime == nil || s.RuntimeProblem != "" {
+		return facts, append(unknown, "the running program: "+s.RuntimeProblem), nil
+	}
+	facts.Runtime, facts.Helper = *s.Runtime, isHelper(*s.Runtime)
+	return facts, unknown, nil
+}
+
+func (h *host) properties(ctx context.Context, name string) (handoffcheck.Unit, error) {
+	all, err := h.sd.Properties(ctx, name)
+	return handoffcheck.Unit{Name: name, Properties: all}, err
+}
+
+// socketsOf are the socket units that the service gets descriptors from.
+func socketsOf(u dbusctl.Unit, service handoffcheck.Unit) []string {
+	names := slices.Concat(u.TriggeredBy, service.Texts("Sockets"))
+	names = slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, ".socket") })
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// pageWidth is how wide text is that zdt breaks into lines itself.
+const pageWidth = 78
+
+// checkText is the document for people.
+func checkText(st style, d checkDoc) string {
+	var b strings.Builder
+	marks := map[handoffcheck.Severity]string{
+		handoffcheck.Blocker: st.bad.Render(st.marks.fail), handoffcheck.Risk: st.warn.Render(st.marks.warn), handoffcheck.Note: st.note.Render(st.marks.dot),
+	}
+	counts := map[handoffcheck.Severity]int{}
+	for _, found := range d.Findings {
+		counts[found.Severity]++
+		fmt.Fprintf(&b, "%s %s %s: %s\n", marks[found.Severity], st.bold.Render(found.ID), found.Severity, clean(found.Seen))
+		for _, line := range wrapWords(clean(found.Why), pageWidth-4) {
+			fmt.Fprintf(&b, "    %s\n", line)
+		}
+		if found.DropIn == "" {
+			fmt.Fprintf(&b, "    fix: %s\n", clean(found.Fix))
+			continue
+		}
+		fmt.Fprintf(&b, "    fix: systemctl edit %s\n", found.Unit)
+		for line := range strings.Lines(found.DropIn) {
+			fmt.Fprintf(&b, "        %s\n", clean(strings.TrimSuffix(line, "\n")))
+		}
+	}
+	for _, u := range d.Unknown {
+		fmt.Fprintf(&b, "%s not known: %s\n", st.dim.Render(st.marks.off), clean(u))
+	}
+	verdict := st.good.Render(st.marks.ok) + " " + st.bold.Render(d.Service) + ": "
+	switch {
+	case len(d.Findings) == 0 && len(d.Unknown) > 0:
+		return b.String() + verdict + "nothing of what is known stands in the way of an upgrade\n"
+	case len(d.Findings) == 0:
+		return b.String() + verdict + "nothing stands in the way of an upgrade\n"
+	}
+	if d.ExitCode != ExitOK {
+		verdict = st.bad.Render(st.marks.fail) + " " + st.bold.Render(d.Service) + ": "
+	}
+	fmt.Fprintf(&b, "%s%s, %s, %s; more about one: zdt explain %s\n", verdict, plural(counts[handoffcheck.Blocker], "blocker"),
+		plural(counts[handoffcheck.Risk], "risk"), plural(counts[handoffcheck.Note], "note"), d.Findings[0].ID)
+	return b.String()
+}

@@ -1,0 +1,127 @@
+package handoffcheck
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
+)
+
+const second = uint64(1_000_000) // in systemd's µs
+
+// good are the facts of a service that zdt init has made: nothing is found in them.
+func good() Facts {
+	command := func(argv ...string) [][]any { return [][]any{{argv[0], argv, false}} }
+	return Facts{
+		Systemd: 257, Drain: 30 * time.Second, Ready: time.Minute,
+		Service: Unit{"web.service", map[string]any{
+			"LoadState": "loaded", "Type": "notify", "NotifyAccess": "main", "KillMode": "control-group", "Restart": "always",
+			"ExecReload": command("/usr/local/bin/zdt", "handoff"), "ExecStop": command("/usr/local/bin/zdt", "stop"),
+			"StartLimitIntervalUSec": uint64(0), "StartLimitBurst": uint32(5), "NeedDaemonReload": false,
+			"TimeoutStopUSec": 40 * second, "TimeoutStartUSec": 75 * second, "RemainAfterExit": false, "ExitType": "main", "PIDFile": "",
+		}},
+		Sockets: []Unit{{"web.socket", map[string]any{
+			"Accept": false, "FlushPending": false, "TriggerLimitIntervalUSec": uint64(0), "TriggerLimitBurst": uint32(20), "FileDescriptorName": "http",
+		}}},
+		Runtime: control.Status{Version: 1, Sockets: []control.Socket{{Name: "http", Network: "tcp", Address: "127.0.0.1:8080"}}},
+	}
+}
+
+func TestUnitChecks(t *testing.T) {
+	service := func(name string, value any) func(*Facts) {
+		return func(f *Facts) { f.Service.Properties[name] = value }
+	}
+	socket := func(name string, value any) func(*Facts) {
+		return func(f *Facts) { f.Sockets[0].Properties[name] = value }
+	}
+	helper := func(f *Facts) {
+		f.Helper = true
+		f.Service.Properties["KillMode"], f.Service.Properties["ExecStop"] = "mixed", [][]any(nil)
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(*Facts)
+		want  string // IDs
+	}{
+		{"as it should be", func(*Facts) {}, ""},
+		{"the helper as it should be", helper, ""},
+		{"nothing is known", func(f *Facts) { *f = Facts{} }, ""},
+		{"simple", service("Type", "simple"), "ZDT001"},
+		{"reload by message", service("Type", "notify-reload"), "ZDT003"},
+		{"mixed", service("KillMode", "mixed"), "ZDT004"},
+		{"the helper's group", func(f *Facts) { helper(f); f.Service.Properties["KillMode"] = "control-group" }, "ZDT004"},
+		{"a short stop", service("TimeoutStopUSec", 34*second), "ZDT005"},
+		{"a stop that is just long enough", service("TimeoutStopUSec", 35*second), ""},
+		{"an endless stop", service("TimeoutStopUSec", ^uint64(0)), ""},
+		{"a short start", service("TimeoutStartUSec", 60*second), "ZDT006"},
+		{"no restart", service("Restart", "no"), "ZDT007"},
+		{"a start limit", service("StartLimitIntervalUSec", 10*second), "ZDT008"},
+		{"a start limit without sockets", func(f *Facts) {
+			service("StartLimitIntervalUSec", 10*second)(f)
+			f.Sockets, f.Runtime = nil, control.Status{}
+		}, ""},
+		{"it remains", service("RemainAfterExit", true), "ZDT009"},
+		{"the last process counts", service("ExitType", "cgroup"), "ZDT010"},
+		{"a PID file", service("PIDFile", "/run/web.pid"), "ZDT011"},
+		{"another reload", service("ExecReload", [][]any{{"/bin/kill", []string{"/bin/kill", "-HUP", "$MAINPID"}}}), "ZDT012"},
+		{"no reload", service("ExecReload", [][]any{}), "ZDT012"},
+		{"no stop", service("ExecStop", [][]any{}), "ZDT013"},
+		{"masked", service("LoadState", "masked"), "ZDT014"},
+		{"changed", service("NeedDaemonReload", true), "ZDT015"},
+		{"the socket changed", socket("NeedDaemonReload", true), "ZDT015"},
+		{"accepted by systemd", socket("Accept", true), "ZDT016"},
+		{"flushed", socket("FlushPending", true), "ZDT017"},
+		{"a trigger limit", socket("TriggerLimitIntervalUSec", 2*second), "ZDT018"},
+		{"one name twice", func(f *Facts) { f.Sockets = append(f.Sockets, f.Sockets[0]) }, "ZDT019"},
+		{"its own port", socket("FileDescriptorName", "https"), "ZDT020"},
+		{"the worst first", func(f *Facts) {
+			service("Restart", "no")(f)
+			service("PIDFile", "/run/web.pid")(f)
+			socket("Accept", true)(f)
+		}, "ZDT016 ZDT007 ZDT011"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := good()
+			tt.spoil(&f)
+			var got []string
+			for _, found := range Look(f) {
+				got = append(got, found.ID)
+				if found.Seen == "" || found.Why == "" || found.Fix == "" {
+					t.Errorf("finding without words: %+v", found)
+				}
+				if (found.DropIn == "") != (found.Unit == "") {
+					t.Errorf("a drop-in of no unit: %+v", found)
+				}
+			}
+			if ids := strings.Join(got, " "); ids != tt.want {
+				t.Errorf("got %q, want %q", ids, tt.want)
+			}
+		})
+	}
+}
+
+// Every check of a unit is one that the table above has seen.
+func TestUnitChecksAreTested(t *testing.T) {
+	var looked []string
+	for _, c := range Catalog() {
+		if c.Family == FamilyUnit {
+			looked = append(looked, c.ID)
+		}
+	}
+	source := readFile(t, "unit_test.go")
+	if i := slices.IndexFunc(looked, func(id string) bool { return !strings.Contains(source, id) }); i >= 0 {
+		t.Errorf("%s has no test", looked[i])
+	}
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}

@@ -1,0 +1,98 @@
+package systest
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/zdt-dev/zdt/handoffcheck"
+	"github.com/zdt-dev/zdt/internal/guest"
+)
+
+// check is what zdt check finds, which must end with the code.
+func (s *service) check(code int) []handoffcheck.Finding {
+	s.t.Helper()
+	r, err := s.g.Run(s.t.Context(), "zdt", "check", s.name, "-o", "json")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var doc struct {
+		Findings []handoffcheck.Finding `json:"findings"`
+		Unknown  []string               `json:"unknown"`
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &doc); err != nil || r.Code != code {
+		s.t.Fatalf("want exit code %d and a document: %v\n%s", code, err, r)
+	}
+	if len(doc.Unknown) > 0 {
+		s.t.Errorf("of a service that runs all can be known: %q", doc.Unknown)
+	}
+	return doc.Findings
+}
+
+// Nothing is found in what zdt init makes. A setting that spoils it is found in what systemd says of the unit, by its ID alone,
+// and the drop-in that is printed mends it.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	guest.Each(t, func(t *testing.T, g *guest.Guest) {
+		for _, runtime := range []string{"library", "helper"} {
+			t.Run(runtime, func(t *testing.T) {
+				s := newService(t, g, options{init: []string{"--runtime", runtime, "--service-user", guest.User}})
+				defer s.remove()
+				if found := s.check(0); len(found) > 0 {
+					t.Fatalf("in what zdt init makes: %+v", found)
+				}
+				killMode, stop := "mixed", "ZDT013"
+				if runtime == "helper" {
+					killMode, stop = "control-group", ""
+				}
+				for _, tt := range []struct{ unit, section, line, want string }{
+					{".service", "Service", "Type=simple", "ZDT001"},
+					{".service", "Service", "KillMode=" + killMode, "ZDT004"},
+					{".service", "Service", "TimeoutStopSec=3s", "ZDT005"},
+					{".service", "Service", "TimeoutStartSec=3s", "ZDT006"},
+					{".service", "Service", "Restart=no", "ZDT007"},
+					{".service", "Unit", "StartLimitIntervalSec=10s", "ZDT008"},
+					{".service", "Service", "RemainAfterExit=yes", "ZDT009"},
+					{".service", "Service", "ExitType=cgroup", "ZDT010"},
+					{".service", "Service", "PIDFile=/run/hello.pid", "ZDT011"},
+					{".service", "Service", "ExecReload=\nExecReload=/bin/true", "ZDT012"},
+					{".service", "Service", "ExecStop=", stop},
+					{".socket", "Socket", "FlushPending=yes", "ZDT017"},
+					{".socket", "Socket", "TriggerLimitIntervalSec=2s", "ZDT018"},
+				} {
+					dir := "/etc/systemd/system/" + s.name + tt.unit + ".d/"
+					s.writeUnit(dir+"a-defect.conf", "["+tt.section+"]\n"+tt.line+"\n")
+					s.run("systemctl", "daemon-reload")
+					code := 0
+					if c, ok := handoffcheck.Find(tt.want); ok && c.Severity == handoffcheck.Blocker {
+						code = 10
+					}
+					found := s.check(code)
+					var ids []string
+					for _, f := range found {
+						ids = append(ids, f.ID)
+					}
+					if strings.Join(ids, " ") != tt.want {
+						t.Errorf("%s: got %q, want %q", tt.line, ids, tt.want)
+					}
+					for _, f := range found {
+						if f.Unit != s.name+tt.unit || f.DropIn == "" {
+							t.Errorf("%s: no drop-in: %+v", tt.line, f)
+							continue
+						}
+						s.writeUnit(dir+"b-mended.conf", f.DropIn)
+						s.run("systemctl", "daemon-reload")
+						if left := s.check(0); len(left) > 0 {
+							t.Errorf("%s: the drop-in leaves %+v", tt.line, left)
+						}
+					}
+					s.run("rm", "-r", dir)
+				}
+				s.run("systemctl", "daemon-reload")
+				if found := s.check(0); len(found) > 0 {
+					t.Errorf("in the end: %+v", found)
+				}
+			})
+		}
+	})
+}

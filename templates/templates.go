@@ -15,6 +15,12 @@ var socket string
 //go:embed zdt-reconcile.service
 var reconcile string
 
+//go:embed zdt-operator.service
+var operator string
+
+//go:embed zdt-operator.rules
+var operatorRule string
+
 // Service returns the text/template of a service unit.
 func Service() string { return service }
 
@@ -24,3 +30,11 @@ func Socket() string { return socket }
 // Reconcile returns the text/template of the unit that settles interrupted
 // upgrades after a boot.
 func Reconcile() string { return reconcile }
+
+// Operator returns the text/template of the unit by which unprivileged operators
+// of one service ask for an upgrade.
+func Operator() string { return operator }
+
+// OperatorRule returns the text/template of the polkit rule that lets them
+// reload that unit.
+func OperatorRule() string { return operatorRule }

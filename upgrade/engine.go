@@ -39,6 +39,8 @@ type Options struct {
 	PlanID       string        // refuse unless the world is the one of this plan
 	// Retain says how many old releases stay when an upgrade has committed; nil: all.
 	Retain *Retention
+	// UpOnly refuses a service that is down, rather than start it: who asks may upgrade it, and not start it.
+	UpOnly bool
 }
 
 // Engine carries one transaction out.

@@ -58,6 +58,19 @@ func Program(path string) error {
 // Names returns the names in the directory at the absolute path, sorted, under the same conditions: nobody but root or
 // the caller can have put something into it. The error is fs.ErrNotExist if there is no such directory.
 func Names(path string) ([]string, error) {
+	dir, err := Dir(path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	slices.Sort(names)
+	return names, err
+}
+
+// Dir opens the directory at the absolute path for reading, under the same conditions. The caller owns it. The error is
+// fs.ErrNotExist if there is none.
+func Dir(path string) (*os.File, error) {
 	fd, at, err := walk(path)
 	if err != nil {
 		return nil, err
@@ -75,11 +88,7 @@ func Names(path string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", at, err)
 	}
-	dir := os.NewFile(uintptr(real), at)
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	slices.Sort(names)
-	return names, err
+	return os.NewFile(uintptr(real), at), nil
 }
 
 // walk opens what is at the path with O_PATH, after each element on the way was checked. at is where that is. The

@@ -110,22 +110,26 @@ func (f *factory) detach(ctx context.Context, cmd *cobra.Command, service string
 
 // detachedUnit is the unit in which this command line runs again.
 func (f *factory) detachedUnit(cmd *cobra.Command, service string, as identity) (dbusctl.TransientUnit, error) {
-	var unit dbusctl.TransientUnit
-	zdt, err := f.executable()
-	if err != nil {
-		return unit, fmt.Errorf("find zdt's own path: %w", err)
-	}
 	argv, err := f.detachedArgs(cmd, service, as)
 	if err != nil {
-		return unit, err
+		return dbusctl.TransientUnit{}, err
+	}
+	return f.transactionUnit(service, as.TxID, argv)
+}
+
+// transactionUnit is a unit that carries out a transaction of a service: zdt with these arguments.
+func (f *factory) transactionUnit(service, txid string, argv []string) (dbusctl.TransientUnit, error) {
+	zdt, err := f.executable()
+	if err != nil {
+		return dbusctl.TransientUnit{}, fmt.Errorf("find zdt's own path: %w", err)
 	}
 	dir, err := os.Getwd()
 	if err != nil {
 		dir = "/" // it was removed; what is relative to it cannot be found anyway
 	}
-	unit = dbusctl.TransientUnit{
-		Name:        fmt.Sprintf("zdt-%s-%s.service", strings.ReplaceAll(service, "@", ":"), as.TxID),
-		Description: fmt.Sprintf("zdt %s %s", cmd.Name(), service),
+	return dbusctl.TransientUnit{
+		Name:        transactionName(service, txid),
+		Description: fmt.Sprintf("zdt %s %s", argv[0], service),
 		Keep:        true,
 		Properties: []dbusctl.Property{
 			dbusctl.Text("Type", "exec"),
@@ -142,8 +146,12 @@ func (f *factory) detachedUnit(cmd *cobra.Command, service string, as identity) 
 			// At a shutdown units stop in the opposite order: the upgrade is undone while the service and the bus are there.
 			dbusctl.List("After", "dbus.service", service+".service"),
 		},
-	}
-	return unit, nil
+	}, nil
+}
+
+// transactionName is the name of that unit.
+func transactionName(service, txid string) string {
+	return fmt.Sprintf("zdt-%s-%s.service", strings.ReplaceAll(service, "@", ":"), txid)
 }
 
 // detachedArgs is the command line without what is about this terminal, and with who typed it.
@@ -211,13 +219,18 @@ func (s *site) endedAtOnce(doc detachedDoc, u dbusctl.Unit) error {
 		}
 		return f.present(e)
 	}
-	hint := f.journal(doc.Unit)
+	return f.unitFailure(doc.Service, doc.Unit, u)
+}
+
+// unitFailure is how the unit of a transaction ended that has left no report.
+func (f *factory) unitFailure(service, unit string, u dbusctl.Unit) error {
+	hint := f.journal(unit)
 	status, signalled, ok := u.Exited()
 	switch {
 	case ok && !signalled && ExitCode(status).meaning() != "" && status != 0:
 		return fail(ExitCode(status), hint, "the detached zdt ended: %s", ExitCode(status).meaning())
 	case ok && signalled:
-		return fail(ExitInterrupted, cmp.Or(f.zdt()+" resume "+doc.Service, hint), "the detached zdt was killed by signal %d", status)
+		return fail(ExitInterrupted, cmp.Or(f.zdt()+" resume "+service, hint), "the detached zdt was killed by signal %d", status)
 	case ok:
 		return fail(ExitUnexpected, hint, "the detached zdt ended with exit status %d and left no report", status)
 	}

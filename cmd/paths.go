@@ -17,6 +17,9 @@ type Paths struct {
 	State   string // NAME below it: the release store
 	Runtime string // NAME/control.sock below it
 	Locks   string // NAME.lock below it
+	// Operators: NAME below it, what unprivileged operators ask for; "" where there can be none.
+	Operators string
+	Polkit    string // the administrator's rules are in rules.d below it
 
 	// Root is put in front of Units and State when zdt works on the files of a
 	// system that does not run, as systemctl --root does.
@@ -25,7 +28,7 @@ type Paths struct {
 
 // systemPaths are those of the system manager.
 func systemPaths(root string) Paths {
-	return Paths{Units: unitgen.DefaultUnitDir, State: unitgen.DefaultStateRoot, Runtime: "/run/zdt", Locks: "/run/lock/zdt", Root: root}
+	return Paths{Units: unitgen.DefaultUnitDir, State: unitgen.DefaultStateRoot, Runtime: "/run/zdt", Locks: "/run/lock/zdt", Operators: "/var/lib/zdt-operators", Polkit: "/etc/polkit-1", Root: root}
 }
 
 // userPaths are those of the caller's user manager, in the XDG directories.
@@ -60,6 +63,9 @@ func (p Paths) disk(path string) string { return filepath.Join(p.Root, path) }
 
 // StateDir is the release store of a service as the running system sees it.
 func (p Paths) StateDir(name string) string { return filepath.Join(p.State, name) }
+
+// OperatorsOf is where the operators of a service put their requests.
+func (p Paths) OperatorsOf(name string) string { return filepath.Join(p.Operators, name) }
 
 // Control is the service's control socket.
 func (p Paths) Control(name string) string { return filepath.Join(p.Runtime, name, "control.sock") }

@@ -42,6 +42,9 @@ From the first moment on a restart would start the release that is gone back to.
 		if o.Service, err = serviceName(args[0]); err != nil {
 			return err
 		}
+		if operator, err := f.asOperator(o.Service); err != nil || operator {
+			return f.operate(ctx, cmd, o, err)
+		}
 		if o.Detach {
 			return f.detach(ctx, cmd, o.Service)
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zdt-dev/zdt/internal/operators"
 	"github.com/zdt-dev/zdt/internal/schema"
 	"github.com/zdt-dev/zdt/rehearse"
 	"github.com/zdt-dev/zdt/upgrade"
@@ -19,36 +20,38 @@ import (
 // documents are the types of all documents that zdt prints or passes on.
 func documents() map[string]reflect.Type {
 	return map[string]reflect.Type{
-		"zdt.check/1":    reflect.TypeFor[checkDoc](),
-		"zdt.error/1":    reflect.TypeFor[errorDoc](),
-		"zdt.explain/1":  reflect.TypeFor[explainDoc](),
-		"zdt.handoff/1":  reflect.TypeFor[handoffDoc](),
-		"zdt.helper/1":   reflect.TypeFor[helperDoc](),
-		"zdt.history/1":  reflect.TypeFor[historyDoc](),
-		"zdt.hold/1":     reflect.TypeFor[holdDoc](),
-		"zdt.hook/1":     reflect.TypeFor[upgrade.HookDoc](),
-		"zdt.init/1":     reflect.TypeFor[initDoc](),
-		"zdt.order/1":    reflect.TypeFor[orderDoc](),
-		"zdt.detached/1": reflect.TypeFor[detachedDoc](),
-		"zdt.running/1":  reflect.TypeFor[broadcastHead](),
-		"zdt.pin/1":      reflect.TypeFor[pinDoc](),
-		"zdt.plan/1":     reflect.TypeFor[planDoc](),
-		"zdt.prove/1":    reflect.TypeFor[proveDoc](),
-		"zdt.prune/1":    reflect.TypeFor[pruneDoc](),
-		"zdt.rehearse/1": reflect.TypeFor[rehearse.Result](),
-		"zdt.releases/1": reflect.TypeFor[releasesDoc](),
-		"zdt.stage/1":    reflect.TypeFor[stageDoc](),
-		"zdt.status/1":   reflect.TypeFor[statusDoc](),
-		"zdt.update/1":   reflect.TypeFor[updateDoc](),
-		"zdt.upgrade/1":  reflect.TypeFor[upgrade.Report](),
-		"zdt.version/1":  reflect.TypeFor[versionDoc](),
-		"zdt.watch/1":    reflect.TypeFor[watchDoc](),
+		"zdt.check/1":     reflect.TypeFor[checkDoc](),
+		"zdt.error/1":     reflect.TypeFor[errorDoc](),
+		"zdt.explain/1":   reflect.TypeFor[explainDoc](),
+		"zdt.handoff/1":   reflect.TypeFor[handoffDoc](),
+		"zdt.helper/1":    reflect.TypeFor[helperDoc](),
+		"zdt.history/1":   reflect.TypeFor[historyDoc](),
+		"zdt.hold/1":      reflect.TypeFor[holdDoc](),
+		"zdt.hook/1":      reflect.TypeFor[upgrade.HookDoc](),
+		"zdt.init/1":      reflect.TypeFor[initDoc](),
+		"zdt.order/1":     reflect.TypeFor[orderDoc](),
+		"zdt.detached/1":  reflect.TypeFor[detachedDoc](),
+		"zdt.running/1":   reflect.TypeFor[broadcastHead](),
+		"zdt.pin/1":       reflect.TypeFor[pinDoc](),
+		"zdt.plan/1":      reflect.TypeFor[planDoc](),
+		"zdt.prove/1":     reflect.TypeFor[proveDoc](),
+		"zdt.prune/1":     reflect.TypeFor[pruneDoc](),
+		"zdt.rehearse/1":  reflect.TypeFor[rehearse.Result](),
+		"zdt.releases/1":  reflect.TypeFor[releasesDoc](),
+		"zdt.stage/1":     reflect.TypeFor[stageDoc](),
+		"zdt.status/1":    reflect.TypeFor[statusDoc](),
+		"zdt.update/1":    reflect.TypeFor[updateDoc](),
+		"zdt.upgrade/1":   reflect.TypeFor[upgrade.Report](),
+		"zdt.version/1":   reflect.TypeFor[versionDoc](),
+		"zdt.watch/1":     reflect.TypeFor[watchDoc](),
+		"zdt.operators/1": reflect.TypeFor[operatorsDoc](),
+		"zdt.request/1":   reflect.TypeFor[operators.Request](),
 	}
 }
 
 func schemas(t *testing.T) map[string]schema.Schema {
 	t.Helper()
-	comments, err := schema.ReadComments(".", "../upgrade", "../release", "../handoff/control", "../journal", "../internal/health", "../internal/load", "../rehearse", "../handoffcheck")
+	comments, err := schema.ReadComments(".", "../upgrade", "../release", "../handoff/control", "../journal", "../internal/health", "../internal/load", "../internal/operators", "../rehearse", "../handoffcheck")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,6 +105,12 @@ func (f *factory) decide(ctx context.Context, arg string, order upgrade.Order) e
 	if err != nil {
 		return err
 	}
+	if operator, err := f.asOperator(name); err != nil || operator {
+		if err != nil {
+			return err
+		}
+		return f.askOrder(ctx, name, order)
+	}
 	s, err := f.openAnySite(ctx, name)
 	if err != nil {
 		return err

@@ -101,6 +101,9 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 			return err
 		}
 		if o.Helper {
+			if operator, err := f.asOperator(o.Service); err != nil || operator {
+				return f.operate(ctx, cmd, o, err)
+			}
 			for _, name := range []string{"binary", "release", "sha256", "exec", "signature", "gate", "strategy", "bake", "ready-timeout", "drain-timeout", "rehearse", "no-rehearse", "message", "detach"} {
 				if cmd.Flags().Changed(name) {
 					return usage("run zdt upgrade twice", "upgrade: --helper and --%s exclude each other", name)
@@ -110,6 +113,9 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 		}
 		if o.Release != "" && (o.Binary != "" || o.SHA256 != "" || o.Exec != "" || o.Signature != "") {
 			return usage("", "upgrade: --release excludes --binary and what belongs to it")
+		}
+		if operator, err := f.asOperator(o.Service); err != nil || operator {
+			return f.operate(ctx, cmd, o, err)
 		}
 		if o.Detach {
 			return f.detach(ctx, cmd, o.Service)

@@ -110,6 +110,7 @@ func (s *site) settler(ctx context.Context, o upgradeOptions, observe func(upgra
 			OnFailure:    upgrade.OnFailure(given(o.OnFailure, s.policy.OnFailure)),
 			TxID:         o.as.TxID,
 			Retain:       s.retention(),
+			UpOnly:       o.as.who().Operator,
 		},
 		Host: s.seams(), Store: stepped(s.store), LockPath: s.paths.Lock(o.Service), Who: o.as.who(),
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },

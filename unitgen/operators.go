@@ -1,8 +1,8 @@
 package unitgen
 
 import (
-	"encoding/json"
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/zdt-dev/zdt/templates"
@@ -38,12 +38,13 @@ func (o Operators) Generate() ([]File, error) {
 		return nil, refuse("group", o.Group, "not a name", "")
 	}
 	unit := OperatorUnit(o.Name)
+	// What strconv quotes is a string of JavaScript, too: both names are plain ASCII.
 	view := struct {
 		Name, Group, Dir, Unit, Accept, Sweep, UnitText, GroupText string
 	}{
 		Name: o.Name, Group: o.Group, Dir: o.Dir, Unit: unit,
 		Accept: command([]string{o.Zdt, "accept", o.Name}), Sweep: command([]string{o.Zdt, "accept", "--sweep", o.Name}),
-		UnitText: scriptText(unit), GroupText: scriptText(o.Group),
+		UnitText: strconv.Quote(unit), GroupText: strconv.Quote(o.Group),
 	}
 	u, err := render("operator", templates.Operator(), view)
 	if err != nil {
@@ -63,13 +64,4 @@ func (o Operators) Generate() ([]File, error) {
 func OperatorsWrote(data []byte) bool {
 	line, _, _ := strings.Cut(string(data), "\n")
 	return strings.HasPrefix(line, "# "+operatorWords) || strings.HasPrefix(line, "// "+operatorWords)
-}
-
-// scriptText is s as a string of JavaScript, of which those of JSON are some.
-func scriptText(s string) string {
-	data, err := json.Marshal(s)
-	if err != nil {
-		panic(err) // a string can always be
-	}
-	return string(data)
 }

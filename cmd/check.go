@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/handoffcheck"
@@ -113,8 +117,15 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	} else {
 		facts.Ready, facts.Drain, facts.Helper = policy.ReadyTimeout, policy.DrainTimeout, policy.Runtime == unitgen.RuntimeHelper
 	}
+	facts.Releases = filepath.Join(h.paths.StateDir(h.service), "releases")
 	if u.MainPID == 0 {
 		return facts, append(unknown, "the running program: there is none"), nil
+	}
+	switch err := seenBy(int(u.MainPID), facts.Releases); {
+	case errors.Is(err, fs.ErrNotExist):
+		facts.Hidden = true
+	case err != nil:
+		unknown = append(unknown, fmt.Sprintf("what process %d sees of %s: %v", u.MainPID, facts.Releases, err))
 	}
 	s := serviceStatus{Name: h.service}
 	h.f.askRuntime(ctx, &s, h.paths, u)
@@ -123,6 +134,26 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	}
 	facts.Runtime, facts.Helper = *s.Runtime, isHelper(*s.Runtime)
 	return facts, unknown, nil
+}
+
+// seenBy looks for a directory of the host where a process would find it. The root directory of the process is
+// followed as a whole, by openat2 (Linux 5.6): what the service's user has put into it leads nowhere else.
+func seenBy(pid int, dir string) error {
+	if _, err := os.Stat(dir); err != nil {
+		return nil // no release yet: nobody sees it
+	}
+	root, err := os.Open(fmt.Sprintf("/proc/%d/root", pid))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	fd, err := unix.Openat2(int(root.Fd()), dir, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return unix.Close(fd)
 }
 
 func (h *host) properties(ctx context.Context, name string) (handoffcheck.Unit, error) {

@@ -12,6 +12,7 @@ type Family string
 // The families, in the order of the catalog.
 const (
 	FamilyUnit      Family = "unit"
+	FamilySandbox   Family = "sandbox"
 	FamilyCandidate Family = "candidate"
 )
 
@@ -38,7 +39,7 @@ type sight struct {
 
 // Catalog is all checks by ID.
 func Catalog() []Check {
-	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), candidateChecks())
+	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), candidateChecks())
 	slices.SortFunc(all, func(a, b Check) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }

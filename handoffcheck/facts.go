@@ -15,6 +15,9 @@ type Facts struct {
 	Runtime control.Status // what the main process says of itself; Version is 0 when nobody says anything
 	Helper  bool           // the main process is, or is to be, "zdt run"
 
+	Releases string // the directory that has all releases
+	Hidden   bool   // the main process does not see it
+
 	Drain time.Duration // how long an old generation may take to finish
 	Ready time.Duration // how long a new one may take until it is READY
 }

@@ -16,11 +16,13 @@ const second = uint64(1_000_000) // in systemd's µs
 func good() Facts {
 	command := func(argv ...string) [][]any { return [][]any{{argv[0], argv, false}} }
 	return Facts{
-		Systemd: 257, Drain: 30 * time.Second, Ready: time.Minute,
+		Systemd: 257, Releases: "/var/lib/zdt/web/releases", Drain: 30 * time.Second, Ready: time.Minute,
 		Service: Unit{"web.service", map[string]any{
 			"LoadState": "loaded", "Type": "notify", "NotifyAccess": "main", "KillMode": "control-group", "Restart": "always",
 			"ExecReload": command("/usr/local/bin/zdt", "handoff"), "ExecStop": command("/usr/local/bin/zdt", "stop"),
 			"StartLimitIntervalUSec": uint64(0), "StartLimitBurst": uint32(5), "NeedDaemonReload": false,
+			"SystemCallFilter": []any{true, []string{"pidfd_open", "pidfd_send_signal", "read", "recvmsg", "sendmsg", "socketpair:1"}},
+			"NoExecPaths":      []string{"/"}, "ExecPaths": []string{"-/var/lib/zdt"}, "PrivateUsers": false,
 			"TimeoutStopUSec": 40 * second, "TimeoutStartUSec": 75 * second, "RemainAfterExit": false, "ExitType": "main", "PIDFile": "",
 		}},
 		Sockets: []Unit{{"web.socket", map[string]any{
@@ -30,7 +32,7 @@ func good() Facts {
 	}
 }
 
-func TestUnitChecks(t *testing.T) {
+func TestChecks(t *testing.T) {
 	service := func(name string, value any) func(*Facts) {
 		return func(f *Facts) { f.Service.Properties[name] = value }
 	}
@@ -77,6 +79,20 @@ func TestUnitChecks(t *testing.T) {
 		{"a trigger limit", socket("TriggerLimitIntervalUSec", 2*second), "ZDT018"},
 		{"one name twice", func(f *Facts) { f.Sockets = append(f.Sockets, f.Sockets[0]) }, "ZDT019"},
 		{"its own port", socket("FileDescriptorName", "https"), "ZDT020"},
+		{"an allow-list without a call", service("SystemCallFilter", []any{true, []string{"recvmsg", "socketpair"}}), "ZDT021"},
+		{"a deny-list with a call", service("SystemCallFilter", []any{false, []string{"reboot", "sendmsg"}}), "ZDT021"},
+		{"a deny-list without one", service("SystemCallFilter", []any{false, []string{"reboot"}}), ""},
+		{"no filter", service("SystemCallFilter", []any{false, []string{}}), ""},
+		{"what only the helper needs", service("SystemCallFilter", []any{false, []string{"pidfd_open"}}), ""},
+		{"what the helper needs", func(f *Facts) {
+			helper(f)
+			service("SystemCallFilter", []any{false, []string{"pidfd_open"}})(f)
+		}, "ZDT021"},
+		{"out of sight", func(f *Facts) { f.Hidden = true }, "ZDT022"},
+		{"not executable", service("ExecPaths", []string{"/usr", "/var/lib/zdt/web/current"}), "ZDT023"},
+		{"executable elsewhere", service("NoExecPaths", []string{"/home"}), ""},
+		{"private users", service("PrivateUsers", true), ""},
+		{"the helper's private users", func(f *Facts) { helper(f); f.Service.Properties["PrivateUsers"] = true }, "ZDT024"},
 		{"the worst first", func(f *Facts) {
 			service("Restart", "no")(f)
 			service("PIDFile", "/run/web.pid")(f)
@@ -103,11 +119,11 @@ func TestUnitChecks(t *testing.T) {
 	}
 }
 
-// Every check of a unit is one that the table above has seen.
-func TestUnitChecksAreTested(t *testing.T) {
+// Every check that looks is one that the table above has seen.
+func TestChecksAreTested(t *testing.T) {
 	var looked []string
 	for _, c := range Catalog() {
-		if c.Family == FamilyUnit {
+		if c.look != nil {
 			looked = append(looked, c.ID)
 		}
 	}

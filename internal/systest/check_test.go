@@ -92,7 +92,52 @@ func TestCheck(t *testing.T) {
 				if found := s.check(0); len(found) > 0 {
 					t.Errorf("in the end: %+v", found)
 				}
+				s.checkSandbox(runtime == "helper")
 			})
 		}
 	})
+}
+
+// checkSandbox: what a sandbox takes from a service that runs in it is found, an upgrade fails over it indeed and changes nothing, and
+// succeeds after a restart with the drop-in that is printed.
+func (s *service) checkSandbox(helper bool) {
+	const dir = "/etc/systemd/system/hello.service.d/"
+	n := 1
+	for _, tt := range []struct {
+		lines, want string
+		runs        bool // with the runtime
+	}{
+		{"SystemCallFilter=~sendmsg", "ZDT021", !helper},
+		{"SystemCallFilter=~pidfd_open pidfd_send_signal", "ZDT021", helper},
+		{"TemporaryFileSystem=/var/lib/zdt\nBindReadOnlyPaths=/var/lib/zdt/hello/current", "ZDT022", true},
+		{"NoExecPaths=/var/lib/zdt\nExecPaths=/var/lib/zdt/hello/current", "ZDT023", true},
+		{"PrivateUsers=yes", "ZDT024", helper},
+	} {
+		if !tt.runs {
+			continue
+		}
+		s.writeUnit(dir+"a-defect.conf", "[Service]\n"+tt.lines+"\n")
+		s.run("systemctl", "daemon-reload")
+		s.run("systemctl", "restart", s.unit)
+		found := s.check(10)
+		if len(found) != 1 || found[0].ID != tt.want {
+			s.t.Errorf("%s: got %+v, want %s", tt.lines, found, tt.want)
+			continue
+		}
+		n++
+		if r := s.upgrade(good(n)); r.exec.Code != 10 && r.exec.Code != 11 {
+			s.t.Errorf("%s: the upgrade does not fail: %s", tt.lines, r.exec)
+		}
+		s.writeUnit(dir+"b-mended.conf", found[0].DropIn)
+		s.run("systemctl", "daemon-reload")
+		s.run("systemctl", "restart", s.unit)
+		if left := s.check(0); len(left) > 0 {
+			s.t.Errorf("%s: the drop-in leaves %+v", tt.lines, left)
+		}
+		n++
+		if r := s.upgrade(good(n)); r.exec.Code != 0 {
+			s.t.Errorf("%s: with the drop-in: %s", tt.lines, r.exec)
+		}
+		s.run("rm", "-r", dir)
+	}
 }

@@ -2,9 +2,8 @@ package release
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -54,6 +53,17 @@ func openSource(ctx context.Context, src string) (*source, error) {
 		in.kind = sourceArchive
 	}
 	return in, nil
+}
+
+// IsTree tells whether Stage makes a release with many files of a source: it is a directory or an archive. The error is
+// that of a source of which it makes none.
+func IsTree(ctx context.Context, src string) (bool, error) {
+	in, err := openSource(ctx, src)
+	if err != nil {
+		return false, fmt.Errorf("open %q: %w", src, err)
+	}
+	defer in.Close()
+	return in.kind != sourceFile, nil
 }
 
 // openSourceAt opens a regular file or a directory, with flags besides.
@@ -128,31 +138,16 @@ func (in *source) hash(ctx context.Context) (string, error) {
 	return hashFile(ctx, in.f, nil)
 }
 
-// copyTo copies exactly size bytes and returns their SHA-256.
-func (in *source) copyTo(ctx context.Context, w io.Writer) (string, error) {
+// copyTo copies exactly size bytes to w and returns their SHA-256.
+func (in *source) copyTo(ctx context.Context, w *os.File) (string, error) {
 	if _, err := in.f.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
-	h := sha256.New()
-	buf := make([]byte, copyChunk)
-	for left := in.size; left > 0; {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		n, err := in.f.Read(buf[:min(left, copyChunk)])
-		if err == io.EOF {
-			return "", in.changed()
-		}
-		if err != nil {
-			return "", err
-		}
-		h.Write(buf[:n])
-		if _, err := w.Write(buf[:n]); err != nil {
-			return "", err
-		}
-		left -= int64(n)
+	n, sum, err := pass(ctx, w, in.f, in.size)
+	if err == nil && n < in.size {
+		err = in.changed()
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return sum, err
 }
 
 // unchanged compares what can be seen of the source with how it was opened.

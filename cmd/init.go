@@ -18,7 +18,10 @@ import (
 // initOptions are the flags of zdt init.
 type initOptions struct {
 	Name        string
-	Exec        string // the program
+	Exec        string // the program, or a directory or an archive with it
+	Program     string // its path in there
+	SHA256      string
+	Signature   string
 	Args        []string
 	Listen      []string
 	Runtime     string
@@ -72,6 +75,8 @@ func newInitCmd(f *factory) *cobra.Command {
 		Short: "Make a service: units, release store, first release",
 		Long: `Make a service that zdt can upgrade: write NAME.service and its socket units,
 import FILE as the first release, enable the units and with --start start them.
+FILE is a program, a directory or a .tar or .tar.gz of one, as for zdt upgrade;
+its program is then the one called NAME, or what --program says.
 
 The flags describe the whole service. Running the same command again changes
 nothing; with other flags init shows what differs and rewrites the units. It
@@ -88,6 +93,7 @@ the user manager, as it does for systemctl.`,
 		Example: `  zdt init web --exec ./web --listen :8080 --dynamic-user --start
   zdt init web --exec ./web --listen 443=https --listen 127.0.0.1:9090=admin \
       --health http://127.0.0.1:9090/healthz --bake 1m -- -config /etc/web.toml
+  zdt init shop --exec shop-2.1.tar.gz --program bin/server --listen :8000
   zdt init dns --exec ./dns --listen udp::53 --listen :53 --dry-run
   zdt init shop --runtime helper --exec ./shop.py --listen :8000=http \
       --ready http://127.0.0.1:8000/healthz -- --fd {fd:http}`,
@@ -97,7 +103,10 @@ the user manager, as it does for systemctl.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.Exec, "exec", "", "the program: a `FILE` that becomes the first release")
+	flags.StringVar(&o.Exec, "exec", "", "the first release: a `FILE`, the program or a directory or tar with it")
+	flags.StringVar(&o.Program, "program", "", "the program in a directory or tar, a `PATH` in it (default: the file called NAME)")
+	flags.StringVar(&o.SHA256, "sha256", "", "refuse a FILE with a checksum other than `HEX`")
+	flags.StringVar(&o.Signature, "signature", "", "the detached signature of FILE, a `FILE`")
 	flags.StringArrayVar(&o.Listen, "listen", nil, "a socket: `SOCKET` is [PROTO:]ADDR[=FDNAME], PROTO tcp, udp, unix, unixgram or unixpacket (repeat)")
 	flags.BoolVar(&o.DynamicUser, "dynamic-user", false, "run as a user that exists only while the service runs")
 	flags.StringVar(&o.ServiceUser, "service-user", "", "run as the existing account `U` (default: root)")
@@ -173,6 +182,8 @@ func (o initOptions) spec(p Paths, user bool) (unitgen.Spec, error) {
 // programName is what the program is called in every release. A file called
 // after the service and its version (web-1.4.3, hello_linux_amd64) becomes just
 // the service's name: the version would be wrong from the second release on.
+//
+// Of a directory or an archive it is called as the file in it, whose path is given, or else as the service.
 func programName(service, file string) string {
 	base := filepath.Base(file)
 	if rest, ok := strings.CutPrefix(base, service); ok && rest != "" && strings.ContainsRune("-_.", rune(rest[0])) {

@@ -105,27 +105,6 @@ func hintOr(err error, otherwise string) string {
 	return otherwise
 }
 
-func (p *initPlan) importRelease(ctx context.Context, f *factory) error {
-	begun := f.now()
-	store, err := release.Create(p.paths.disk(p.paths.StateDir(p.spec.Name)), release.Options{Program: p.spec.Exec})
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	r, err := store.Stage(ctx, p.source, release.StageOptions{})
-	if err != nil {
-		return err
-	}
-	if err := store.Flip(r); err != nil {
-		return err
-	}
-	p.current = describeRelease(r)
-	if p.txid, err = release.NewTxID(); err != nil {
-		return err
-	}
-	return store.AppendHistory(importEntry(p.txid, r, begun, f.now()))
-}
-
 // keep copies a unit that a person wrote to a name that systemd does not read.
 func (p *initPlan) keep(f *factory, path string) error {
 	data, err := os.ReadFile(p.paths.disk(path))

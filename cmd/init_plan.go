@@ -25,7 +25,8 @@ import (
 type initPlan struct {
 	spec     unitgen.Spec
 	paths    Paths
-	source   string           // the program, absolute
+	source   string // the program, or a directory or an archive with it, absolute
+	stage    release.StageOptions
 	files    []unitgen.File   // as they should be
 	old      []unitgen.File   // as they are
 	changes  []unitgen.Change // from old to files
@@ -75,6 +76,17 @@ func (f *factory) planInit(ctx context.Context, o initOptions) (*initPlan, error
 	if err := handoffcheck.Blockers(handoffcheck.Candidate(p.source)); err != nil {
 		return nil, fail(ExitRefused, hintOf(err), "%w", err)
 	}
+	tree, err := release.IsTree(ctx, p.source)
+	switch {
+	case err != nil:
+		return nil, refused(err)
+	case !tree && o.Program != "":
+		return nil, fail(ExitRefused, "leave --program out", "--program is for directories and archives, and %s is a file", p.source)
+	case tree && o.Program != "":
+		p.spec.Exec = programName(o.Name, o.Program)
+	case tree:
+		p.spec.Exec = o.Name
+	}
 	if !o.DryRun && !p.offline && !f.globals.user && f.euid != 0 {
 		return nil, fail(ExitNotAuthorised, "run it with sudo, or look first with --dry-run", "init: only root may install system services")
 	}
@@ -103,6 +115,11 @@ func (f *factory) planInit(ctx context.Context, o initOptions) (*initPlan, error
 	}
 	if p.bus != nil {
 		if err := p.askSystemd(ctx, o); err != nil {
+			return p, err
+		}
+	}
+	if p.current == nil {
+		if err := p.planImport(ctx, f, o); err != nil {
 			return p, err
 		}
 	}
@@ -175,11 +192,14 @@ func (p *initPlan) readStore() error {
 	}
 	p.current = describeRelease(r)
 	p.spec.Exec = r.Program // ExecStart= goes on naming what the releases hold
+	if fi, err := os.Stat(p.source); err == nil && fi.IsDir() {
+		return nil // what it would become is known only when all of it is copied
+	}
 	sum, err := fileSum(p.source)
 	if err != nil {
 		return fail(ExitRefused, "", "read %s: %w", p.source, err)
 	}
-	if sum != r.SHA256 {
+	if sum != r.SHA256 && (r.Archive == nil || sum != r.Archive.SHA256) {
 		p.note("other-program", "zdt upgrade "+p.spec.Name+" --binary "+p.source, "%s is not the current release; init leaves that as it is, to deploy it:", p.source)
 	}
 	return nil

@@ -26,13 +26,32 @@ func (s *service) putArchive(n int) string {
 	return root + ".tar.gz"
 }
 
+// newArchived is a service whose first release is an archive.
+func newArchived(t *testing.T, g *guest.Guest) *service {
+	t.Helper()
+	s := &service{t: t, g: g, name: "hello", unit: "hello.service", addr: "127.0.0.1:8080"}
+	s.installZdt()
+	s.run("zdt", "init", s.name, "--exec", s.putArchive(1), "--listen", s.addr+"=http", "--start", "--dynamic-user")
+	s.mustRun(1)
+	return s
+}
+
 // A release that is a whole directory is upgraded to, restarted and left as any other, and one that was staged earlier is
 // used as it is.
 func TestDirectoryReleases(t *testing.T) {
 	t.Parallel()
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
-		s := newService(t, g, options{})
+		// The first release may be one as well; a directory follows, and the way back leads to the archive again.
+		s := newArchived(t, g)
 		l := s.lightLoad()
+		program := s.putArchive(6)
+		s.upgradeFile(strings.TrimSuffix(program, ".tar.gz")).mustBe(upgrade.Upgraded, 0)
+		s.mustRun(6)
+		s.rollback().mustBe(upgrade.Upgraded, 0)
+		s.mustRun(1)
+		if got := strings.TrimSpace(s.run("cat", "/var/lib/zdt/hello/current/conf/version")); got != version(1) {
+			t.Errorf("after the rollback current/conf/version says %s", got)
+		}
 		id := strings.TrimSpace(s.run("zdt", "stage", "-q", "hello", "--binary", s.putArchive(2), "-m", "for later"))
 		s.mustRun(1)
 		s.run("zdt", "upgrade", "hello", "--release", id[len(id)-12:], "--no-rehearse")

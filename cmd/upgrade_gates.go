@@ -25,7 +25,7 @@ func (s *site) gates(o upgradeOptions) (*upgrade.Gates, error) {
 	}
 	return &upgrade.Gates{Within: health.Longest(gates), Start: func(ctx context.Context, c upgrade.Candidate, tell func(string)) upgrade.GateWatch {
 		w := p.Run(ctx, gates, health.Candidate(c), func(p health.Progress) { tell(p.String()) })
-		return upgrade.GateWatch{Passed: w.Passed(), Failed: w.Failed(), Wait: func() []upgrade.GateResult { return gateResults(w.Wait()) }}
+		return upgrade.GateWatch{Passed: w.Passed(), Failed: w.Failed(), Settle: w.Settle, Wait: func() []upgrade.GateResult { return gateResults(w.Wait()) }}
 	}}, nil
 }
 
@@ -56,7 +56,7 @@ func gateResults(results []health.Result) []upgrade.GateResult {
 	for _, r := range results {
 		out = append(out, upgrade.GateResult{
 			Gate: r.Gate, State: string(r.State), PassedAfter: r.PassedAfter, Tries: r.Tries, OK: r.OK,
-			Others: r.Connections.Others, Unknown: r.Connections.Unknown, Blind: r.Blind, Last: r.Last, Why: r.Why,
+			Others: r.Connections.Others, Unknown: r.Connections.Unknown, Blind: r.Blind, Errors: r.Errors, Doubt: r.Doubt, Last: r.Last, Why: r.Why,
 		})
 	}
 	return out

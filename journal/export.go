@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,9 @@ var ErrFormat = errors.New("not the journal export format")
 type Entry struct {
 	Cursor   string    // names the entry's place; opaque
 	Realtime time.Time // when journald received it; zero if the stream does not say
-	Fields   []Field   // in the stream's order, without the address fields (two leading underscores)
+	// Monotonic is the same by CLOCK_MONOTONIC of that boot: the distance of two entries, whatever was done to the clock.
+	Monotonic time.Duration
+	Fields    []Field // in the stream's order, without the address fields (two leading underscores)
 
 	// Cut reports that the entry was larger than a reader keeps, so that
 	// values were shortened or fields left out.
@@ -156,6 +159,10 @@ func (e *Entry) address(name, value string) {
 	case "__REALTIME_TIMESTAMP":
 		if us, err := strconv.ParseInt(value, 10, 64); err == nil && us >= 0 {
 			e.Realtime = time.UnixMicro(us)
+		}
+	case "__MONOTONIC_TIMESTAMP":
+		if us, err := strconv.ParseInt(value, 10, 64); err == nil && us >= 0 && us < math.MaxInt64/1000 {
+			e.Monotonic = time.Duration(us) * time.Microsecond
 		}
 	}
 }

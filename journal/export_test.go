@@ -31,7 +31,7 @@ func TestExport(t *testing.T) {
 	in := "\n__CURSOR=c1\n__REALTIME_TIMESTAMP=1700000000123456\n__MONOTONIC_TIMESTAMP=5\n_PID=7\n" + bin("MESSAGE", "a\nb=\x00\n") +
 		"X=1\nX=2=3\nEMPTY=\n\n\n" + "__CURSOR=c2\n__REALTIME_TIMESTAMP=no\nMESSAGE=\xff\n\n"
 	want := []Entry{
-		{Cursor: "c1", Realtime: time.UnixMicro(1700000000123456),
+		{Cursor: "c1", Realtime: time.UnixMicro(1700000000123456), Monotonic: 5 * time.Microsecond,
 			Fields: []Field{{"_PID", "7"}, {"MESSAGE", "a\nb=\x00\n"}, {"X", "1"}, {"X", "2=3"}, {"EMPTY", ""}}},
 		{Cursor: "c2", Fields: []Field{{"MESSAGE", "\xff"}}},
 	}

@@ -297,12 +297,14 @@ func TestTail(t *testing.T) {
 func TestArguments(t *testing.T) {
 	web := Query{Source: Source{Unit: "web.service"}}
 	user := Query{Source: Source{Unit: "web.service", User: true, UID: 1000}, EventsOnly: true}
+	const loss = " + _TRANSPORT=driver MESSAGE_ID=a596d6fe7bfa4994828e72309e95d61e OBJECT_SYSTEMD_UNIT=web.service + _TRANSPORT=driver MESSAGE_ID=f77379a8490b408bbe5f6940505a777b"
 	const common = "journalctl --no-pager --quiet --output=export "
 	for _, tt := range []struct {
 		got  []string
 		want string
 	}{
-		{web.follow("c"), common + "--follow --no-tail --cursor=c _SYSTEMD_UNIT=web.service + SYSLOG_IDENTIFIER=zdt ZDT_SERVICE=web _UID=0 + _PID=1 UNIT=web.service"},
+		{web.follow("c"), common + "--follow --no-tail --cursor=c _SYSTEMD_UNIT=web.service + SYSLOG_IDENTIFIER=zdt ZDT_SERVICE=web _UID=0 + _PID=1 UNIT=web.service" + loss},
+		{web.rest(), common + "_SYSTEMD_UNIT=web.service + SYSLOG_IDENTIFIER=zdt ZDT_SERVICE=web _UID=0 + _PID=1 UNIT=web.service" + loss},
 		{user.follow(""), common + "--follow --no-tail _SYSTEMD_USER_UNIT=web.service _UID=1000 SYSLOG_IDENTIFIER=zdt + SYSLOG_IDENTIFIER=zdt ZDT_SERVICE=web _UID=1000"},
 		{web.tail(), common + "--lines=10 _SYSTEMD_UNIT=web.service"},
 		{Query{Source: web.Source, PID: 7, Since: time.UnixMicro(1700000000000123)}.tail(), common + "--since=@1700000000.000123 _PID=7"},

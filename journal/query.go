@@ -77,9 +77,20 @@ func (q Query) matches() []string {
 		return m
 	}
 	if q.User {
-		return append(m, "+", "_SYSTEMD_USER_UNIT=init.scope", "USER_UNIT="+q.Unit, "_UID="+uid)
+		m = append(m, "+", "_SYSTEMD_USER_UNIT=init.scope", "USER_UNIT="+q.Unit, "_UID="+uid)
+	} else {
+		m = append(m, "+", "_PID=1", "UNIT="+q.Unit)
 	}
-	return append(m, "+", "_PID=1", "UNIT="+q.Unit)
+	return append(m, q.lossMatches()...)
+}
+
+// rest returns the command line that lists what follow would deliver.
+func (q Query) rest() []string {
+	var more []string
+	if q.AfterCursor != "" {
+		more = []string{"--cursor=" + q.AfterCursor}
+	}
+	return append(q.argv(more...), q.matches()...)
 }
 
 // tail returns the command line that lists what Tail looks through. Without a

@@ -84,7 +84,5 @@ func linesOf(e Entry) []Line {
 func settle(ctx context.Context, q Query) {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	if p, err := start(ctx, q.argv("--sync")); err == nil {
-		_ = p.wait()
-	}
+	_ = flush(ctx, q)
 }

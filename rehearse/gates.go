@@ -27,7 +27,7 @@ func (p *Plan) unasked(gate string) string {
 	switch kind {
 	case "exec":
 		return ""
-	case "journal", "journal!":
+	case "journal", "journal!", "errors":
 		return "the journal of a rehearsal is not the service's"
 	case "":
 		return "it is not understood"
@@ -64,7 +64,7 @@ func targetOf(gate string) (kind, network, address string) {
 		return kind, "unix", file
 	case "tcp", "unix":
 		return kind, kind, rest
-	case "exec", "journal", "journal!":
+	case "exec", "journal", "journal!", "errors":
 		return kind, "", ""
 	}
 	if strings.Contains(gate, "exec:") {

@@ -26,6 +26,7 @@ type evidence struct {
 	gatesPassed <-chan struct{}
 	gateFailed  <-chan error
 	gateLines   <-chan string
+	gateSettle  func(context.Context)
 	grace       <-chan time.Time
 
 	// What is known. Owned by the transaction's goroutine.

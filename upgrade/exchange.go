@@ -32,7 +32,9 @@ type exchange struct {
 	done  <-chan error // the end of systemd's job; nil when it is over
 	main  *process     // the new main process
 	since time.Time    // nobody serves since then
-	jobs  sync.WaitGroup
+	// workers are those of the new program, as its helper had them when it came up; nil: it has no workers.
+	workers *control.Workers
+	jobs    sync.WaitGroup
 }
 
 // exchange carries it out. Whatever fails behind the record is put back.
@@ -115,6 +117,7 @@ func (x *exchange) comeUp(ctx context.Context) (string, error) {
 	if s.PID != 0 {
 		pid = serving(s)
 		r.report.Generation = s.Generation
+		x.workers = s.Workers
 	}
 	r.report.Candidate = pid
 	id, exe, err := r.runs(pid, said(s))
@@ -255,7 +258,7 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 		})
 		defer func() {
 			stop()
-			r.report.Gates = w.Wait()
+			r.noteGates(w.Wait())
 		}()
 		within = r.Gates.Within + r.slack
 	}
@@ -263,6 +266,9 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 	defer alive.Stop()
 	defer latest.Stop()
 	lived, passed := false, r.Gates == nil
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	restarts := x.watchRestarts(watching)
 	for !lived || !passed {
 		select {
 		case <-alive.C:
@@ -285,6 +291,8 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 			}
 		case <-x.main.gone:
 			return "", failure(string(journal.ReasonCrashed), "the new main process %d ended", x.main.pid)
+		case n := <-restarts:
+			return "", failure(string(journal.ReasonCrashed), "the helper %d had to start %s again", x.main.pid, plural(n, "worker", "", "s"))
 		case o := <-r.Orders:
 			if o == Abort {
 				return "", r.aborted()
@@ -298,7 +306,48 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 			return "", context.Cause(r.ctx)
 		}
 	}
+	if w.Settle != nil {
+		w.Settle(r.ctx)
+		select {
+		case err := <-w.Failed:
+			return "", failure(string(journal.ReasonHealth), "%w", err)
+		default:
+		}
+		if x.main.isGone() {
+			return "", failure(string(journal.ReasonCrashed), "the new main process %d ended", x.main.pid)
+		}
+	}
 	return "alive for " + round(r.Host.Now().Sub(r.phaseStart)), nil
+}
+
+// watchRestarts delivers how many workers of the new program had to be started again, once there are any: systemd's own
+// counter does not see them, for the main process is the helper, which lives. It ends with ctx.
+func (x *exchange) watchRestarts(ctx context.Context) <-chan int {
+	if x.workers == nil {
+		return nil
+	}
+	out := make(chan int, 1)
+	before, helper := x.workers.Restarts, x.main.pid
+	x.jobs.Go(func() {
+		for ; ctx.Err() == nil; pause(ctx, poll) {
+			c, err := x.r.Host.Control(ctx)
+			if err != nil {
+				continue
+			}
+			for s, err := range c.Watch(ctx) {
+				if err != nil {
+					break
+				}
+				if s.PID == helper && s.Workers != nil && s.Workers.Restarts > before {
+					out <- s.Workers.Restarts - before
+					c.Close()
+					return
+				}
+			}
+			c.Close()
+		}
+	})
+	return out
 }
 
 // record keeps the new release.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/release"
 )
 
@@ -93,6 +94,25 @@ func TestRestartFails(t *testing.T) {
 			var g testGates
 			e.Gates = g.gates(time.Second)
 			g.failed <- errors.New("503")
+		}, RolledBack},
+		{"a gate that hears of it at the end", "good", "health", Bake, func(w *world, e *Engine) {
+			var g testGates
+			e.Gates, e.Options.Bake = g.gates(time.Second), 0
+			close(g.passed)
+			g.late = errors.New("errors:5")
+		}, RolledBack},
+		{"a worker is started again", "good", "crashed", Bake, func(w *world, e *Engine) {
+			p, baking := newProxy(w), make(chan struct{})
+			e.Host = w.host
+			w.at(Bake, func() { close(baking) })
+			p.answer = func(op string, r *control.Response) bool {
+				r.Status.Workers = &control.Workers{Want: 2, Ready: 2, Restarts: 3}
+				if op == control.OpWatch {
+					<-baking
+					r.Status.Workers.Restarts++
+				}
+				return true
+			}
 		}, RolledBack},
 		{"abort", "good", "requested", Bake, func(w *world, e *Engine) {
 			orders := make(chan Order, 1)

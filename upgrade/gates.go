@@ -32,6 +32,9 @@ type Gates struct {
 type GateWatch struct {
 	Passed <-chan struct{} // closed when all have passed
 	Failed <-chan error    // one error at most: which gate failed, and why
+	// Settle is called at the end of the probation: the gates take in what is on its way, and Failed has the failure if that makes
+	// one fail. nil: there is nothing that comes late.
+	Settle func(ctx context.Context)
 	// Wait returns when nothing asks any more, after ctx has ended.
 	Wait func() []GateResult
 }
@@ -46,6 +49,8 @@ type GateResult struct {
 	Others      int           `json:"others,omitempty"`  // connections that another process than the candidate's accepted; they do not count
 	Unknown     int           `json:"unknown,omitempty"` // connections of which it was not to be seen who accepted them
 	Blind       string        `json:"blind,omitempty"`   // why
+	Errors      int           `json:"errors,omitempty"`  // error lines that the candidate wrote, of a gate that counts them
+	Doubt       string        `json:"doubt,omitempty"`   // why there may have been more
 	Last        string        `json:"last,omitempty"`    // what came of the last try
 	Why         string        `json:"why,omitempty"`     // of a failure
 }
@@ -63,12 +68,33 @@ func (r *run) openGates() (closeGates func()) {
 		default: // the next one says more
 		}
 	})
-	r.ev.gatesPassed, r.ev.gateFailed, r.ev.gateLines = w.Passed, w.Failed, lines
+	r.ev.gatesPassed, r.ev.gateFailed, r.ev.gateLines, r.ev.gateSettle = w.Passed, w.Failed, lines, w.Settle
 	return func() {
 		cancel()
-		r.report.Gates = w.Wait()
-		r.ev.gatesPassed, r.ev.gateFailed, r.ev.gateLines = nil, nil, nil
+		r.noteGates(w.Wait())
+		r.ev.gatesPassed, r.ev.gateFailed, r.ev.gateLines, r.ev.gateSettle = nil, nil, nil, nil
 	}
+}
+
+// noteGates keeps what the gates have said. A verdict that rests on a log of which something may be missing is told as such.
+func (r *run) noteGates(results []GateResult) {
+	r.report.Gates = results
+	for _, g := range results {
+		if g.Doubt != "" && g.State != "failed" {
+			r.warn("gate %s: %s", g.Gate, g.Doubt)
+		}
+	}
+}
+
+// settleGates has them take in what is on its way, and judges once more. An operator who promotes does not wait for that.
+func (r *run) settleGates() error {
+	if r.ev.gateSettle == nil || r.ev.order != "" {
+		return nil
+	}
+	r.ev.gateSettle(r.ctx)
+	r.ev.catchUp()
+	_, err := r.judgeProbation()
+	return err
 }
 
 func (r *run) candidate(pid, helper int) Candidate {
@@ -101,7 +127,10 @@ func (r *run) bake() (string, error) {
 			err = failure(string(journal.ReasonHealth), "the gates did not come to an end within %s", r.Gates.Within)
 		}
 	}
-	if err != nil && !errors.Is(err, errLimit) {
+	if err == nil || errors.Is(err, errLimit) {
+		err = r.settleGates()
+	}
+	if err != nil {
 		return "", err
 	}
 	if r.ev.candidateGone() {

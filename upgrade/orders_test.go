@@ -63,6 +63,9 @@ type testGates struct {
 	failed  chan error
 	asked   Candidate
 	stopped bool
+	late    error // it fails with this when it settles
+	settled bool
+	doubt   string
 }
 
 func (g *testGates) gates(within time.Duration) *Gates {
@@ -72,7 +75,12 @@ func (g *testGates) gates(within time.Duration) *Gates {
 		tell("http 1/3")
 		var wg sync.WaitGroup
 		wg.Go(func() { <-ctx.Done() })
-		return GateWatch{Passed: g.passed, Failed: g.failed, Wait: func() []GateResult { wg.Wait(); g.stopped = true; return []GateResult{{Gate: "test"}} }}
+		settle := func(context.Context) {
+			if g.settled = true; g.late != nil {
+				g.failed <- g.late
+			}
+		}
+		return GateWatch{Passed: g.passed, Failed: g.failed, Settle: settle, Wait: func() []GateResult { wg.Wait(); g.stopped = true; return []GateResult{{Gate: "test", Doubt: g.doubt}} }}
 	}}
 }
 
@@ -87,6 +95,8 @@ func TestGates(t *testing.T) {
 		{"pass", func(g *testGates) { close(g.passed) }, 0, Upgraded, ""},
 		{"pass, then fail in the bake", func(g *testGates) { close(g.passed); g.failed <- errors.New("503") }, time.Hour, RolledBack, "503"},
 		{"fail", func(g *testGates) { g.failed <- errors.New("gate http://x: 503") }, 0, RolledBack, "gate http://x: 503"},
+		{"pass, and fail at the very end", func(g *testGates) { close(g.passed); g.late = errors.New("6 error lines") }, 0, RolledBack, "6 error lines"},
+		{"pass with a doubt", func(g *testGates) { close(g.passed); g.doubt = "journald was started anew" }, 0, Upgraded, ""},
 		{"say nothing", func(*testGates) {}, 0, RolledBack, "did not come to an end"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -102,6 +112,12 @@ func TestGates(t *testing.T) {
 			}
 			w.want(rep, tt.outcome, phase, reason)
 			wantText(t, "cause", rep.Cause, tt.cause)
+			if g.settled != (tt.outcome == Upgraded || g.late != nil) {
+				t.Errorf("settled %t", g.settled)
+			}
+			if told := strings.Join(rep.Warnings, "\n"); strings.Contains(told, "gate test: journald was started anew") != (g.doubt != "") {
+				t.Errorf("doubt %q, warnings %q", g.doubt, told)
+			}
 			if g.asked.PID != rep.Candidate || g.asked.Release != rep.To.ID || !g.stopped {
 				t.Errorf("asked about %+v, stopped %t", g.asked, g.stopped)
 			}

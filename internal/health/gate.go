@@ -20,6 +20,7 @@ const (
 	kindExec     kind = "exec"
 	kindJournal  kind = "journal"
 	kindSilence  kind = "journal!"
+	kindErrors   kind = "errors"
 )
 
 // Gate is one check, with its options; see docs/gates.md for what it is written like. The zero value is none.
@@ -39,9 +40,12 @@ type Gate struct {
 	verify    bool           // the certificate
 	// Of journal.
 	line *regexp.Regexp
+	// Of errors: so many lines at most, of any time that is so long; 0: of the whole time.
+	most int
+	per  time.Duration
 
 	successes int           // in a row, to pass
-	within    time.Duration // the time for that; of journal! how long there has to be silence
+	within    time.Duration // the time for that; of journal! how long there has to be silence, and of errors how long they are counted at least
 	every     time.Duration // from one try to the next
 	failures  int           // in a row, to fail after it has passed
 	timeout   time.Duration // of one try
@@ -57,7 +61,7 @@ func defaults(k kind) Gate {
 		g.successes, g.every, g.timeout = 1, 2*time.Second, 10*time.Second
 	case kindJournal:
 		g = Gate{kind: k, successes: 1, within: 30 * time.Second}
-	case kindSilence:
+	case kindSilence, kindErrors:
 		g = Gate{kind: k, within: time.Second}
 	}
 	return g
@@ -65,7 +69,7 @@ func defaults(k kind) Gate {
 
 // Within is the longest that the gate takes until it has passed or failed.
 func (g Gate) Within() time.Duration {
-	if g.kind == kindSilence {
+	if g.kind == kindSilence || g.kind == kindErrors {
 		return g.within + journalPatience
 	}
 	return g.within
@@ -100,7 +104,7 @@ func (g Gate) String() string {
 	add(g.verify != d.verify, "verify=", "no")
 	add(g.anyone, "from=", "anyone")
 	add(g.successes != d.successes, "successes=", strconv.Itoa(g.successes))
-	if g.kind == kindSilence {
+	if g.kind == kindSilence || g.kind == kindErrors {
 		add(g.within != d.within, "for=", short(g.within))
 	} else {
 		add(g.within != d.within, "within=", short(g.within))

@@ -45,6 +45,9 @@ func TestParse(t *testing.T) {
 		{text: `'journal:x y'`, want: `"journal:x y"`},
 		{text: "journal!:panic|fatal for=2s"},
 		{text: "journal!:^E"},
+		{text: "errors:0"},
+		{text: "errors:5/1m for=30s"},
+		{text: "errors:007/90s", want: "errors:7/1m30s"},
 
 		{text: "", err: "there is no check in it"},
 		{text: "status=200", err: "there is no check in it"},
@@ -102,6 +105,12 @@ func TestParse(t *testing.T) {
 		{text: "exec:", err: "takes an absolute path"},
 		{text: "journal:", err: "which line?"},
 		{text: "journal!:", err: "Write journal!:REGEXP"},
+		{text: "errors:", err: "how many are still fine? Write errors:N, or errors:N/1m"},
+		{text: "errors:-1", err: "with N from 0 to 1000"},
+		{text: "errors:1001", err: "with N from 0 to 1000"},
+		{text: "errors:5/", err: "it is a time, as 500ms"},
+		{text: "errors:5/1", err: "of what? Write 1s"},
+		{text: "errors:5 within=1m", err: "errors: has no option within=; there are for="},
 		{text: "journal:[", err: "missing closing ]"},
 		{text: "journal:'x", err: "the quote ' is not closed"},
 		{text: "tcp:h:1\n", err: "control character"},
@@ -146,13 +155,13 @@ func TestDocument(t *testing.T) {
 	page := string(raw)
 	shown := regexp.MustCompile(`--gate '([^']*)'`).FindAllStringSubmatch(page, -1)
 	shown = append(shown, regexp.MustCompile(`(?m)^Gate=(.*)$`).FindAllStringSubmatch(page, -1)...)
-	if len(shown) != 5 {
+	if len(shown) != 6 {
 		t.Errorf("%d gates are shown", len(shown))
 	}
 	for _, m := range shown {
 		gate(t, m[1])
 	}
-	for _, text := range []string{"http://h/", "https://h/", "http+unix:/s:/", "tcp:h:1", "unix:/s", "exec:/x", "journal:x", "journal!:x"} {
+	for _, text := range []string{"http://h/", "https://h/", "http+unix:/s:/", "tcp:h:1", "unix:/s", "exec:/x", "journal:x", "journal!:x", "errors:5"} {
 		g := gate(t, text)
 		if !strings.Contains(page, "`"+schemeOf(g.kind)) {
 			t.Errorf("no word of %s", g.kind)

@@ -16,6 +16,11 @@ import (
 type Line struct {
 	PID  int // who wrote it, as journald knows from the kernel
 	Text string
+	// Priority is that of syslog(3); one that has none is a notice. At is when it was written, on a clock that nobody sets.
+	Priority journal.Priority
+	At       time.Duration
+	// Loss is why others may be missing: then this is none of the service's, but journald's.
+	Loss string
 }
 
 // Lines follows the journal.
@@ -23,6 +28,8 @@ type Lines struct {
 	Entries <-chan Line  // closed at its end
 	Problem func() error // why nothing comes, nil when something does
 	Close   func()       // ends it, and returns when it has ended
+	// Rest ends it, and returns what has been written until now and not been delivered. Its error is why there may be more.
+	Rest func(ctx context.Context) ([]Line, error)
 }
 
 // Journal follows what the unit of the query writes.
@@ -33,26 +40,58 @@ func Journal(q journal.Query) func(ctx context.Context, since string) Lines {
 		lines := make(chan Line)
 		ended := make(chan struct{})
 		ctx, cancel := context.WithCancel(ctx)
+		last := since // owned by the goroutine until it has ended
 		go func() {
 			defer close(ended)
 			defer close(lines)
 			for e := range f.Entries() {
-				pid, err := strconv.Atoi(e.Get("_PID"))
-				if err != nil || !journal.Trusted(e, q.Source) {
+				line, ok := lineOf(e, q.Source)
+				if !ok {
+					last = e.Cursor
 					continue
 				}
 				select {
-				case lines <- Line{pid, e.Get("MESSAGE")}:
+				case lines <- line:
+					last = e.Cursor
 				case <-ctx.Done():
+					return
 				}
 			}
 		}()
-		return Lines{Entries: lines, Problem: f.Problem, Close: func() {
+		end := func() {
 			cancel()
 			f.Close()
 			<-ended
+		}
+		return Lines{Entries: lines, Problem: f.Problem, Close: end, Rest: func(ctx context.Context) ([]Line, error) {
+			end()
+			q.AfterCursor = last
+			entries, err := journal.Rest(ctx, q)
+			var rest []Line
+			for _, e := range entries {
+				if line, ok := lineOf(e, q.Source); ok {
+					rest = append(rest, line)
+				}
+			}
+			return rest, err
 		}}
 	}
+}
+
+// lineOf is an entry as a line, if it is one of the service's, or about them.
+func lineOf(e journal.Entry, s journal.Source) (Line, bool) {
+	if why, ok := journal.Loss(e, s); ok {
+		return Line{Loss: why}, true
+	}
+	pid, err := strconv.Atoi(e.Get("_PID"))
+	if err != nil || !journal.Trusted(e, s) {
+		return Line{}, false
+	}
+	priority, err := strconv.Atoi(e.Get("PRIORITY"))
+	if err != nil {
+		priority = int(journal.PriNotice)
+	}
+	return Line{PID: pid, Text: e.Get("MESSAGE"), Priority: journal.Priority(priority), At: e.Monotonic}, true
 }
 
 var (
@@ -100,6 +139,9 @@ func (p Prober) listen(ctx context.Context, g Gate, c Candidate, r *Result, tell
 				return
 			}
 			silent = false
+			if line.Loss != "" {
+				continue
+			}
 			text, found := g.matches(line.Text)
 			if found && belongs(line.PID, c.PID) {
 				r.Last = fmt.Sprintf("process %d wrote %q", line.PID, shown(text))

@@ -37,7 +37,7 @@ func optionsOf(k kind) []string {
 		return append([]string{"from"}, times...)
 	case kindJournal:
 		return []string{"successes", "within"}
-	case kindSilence:
+	case kindSilence, kindErrors:
 		return []string{"for"}
 	}
 	return times
@@ -92,7 +92,7 @@ func parse(text string) (Gate, error) {
 		case !ok && g.kind != "":
 			return Gate{}, fmt.Errorf("what is %q? A gate is one check and its options; put quotes around what has spaces", w.text)
 		case !ok:
-			return Gate{}, fmt.Errorf("what is %q? A gate begins with http://, https://, http+unix:, tcp:, unix:, exec:, journal: or journal!:", w.text)
+			return Gate{}, fmt.Errorf("what is %q? A gate begins with http://, https://, http+unix:, tcp:, unix:, exec:, journal:, journal!: or errors:", w.text)
 		case g.kind != "":
 			return Gate{}, fmt.Errorf("%q is a second check: give each a gate of its own", w.text)
 		}
@@ -110,7 +110,7 @@ func parse(text string) (Gate, error) {
 		}
 	}
 	if g.kind == "" {
-		return Gate{}, errors.New("there is no check in it: it begins with http://, https://, http+unix:, tcp:, unix:, exec:, journal: or journal!:")
+		return Gate{}, errors.New("there is no check in it: it begins with http://, https://, http+unix:, tcp:, unix:, exec:, journal:, journal!: or errors:")
 	}
 	given := map[string]bool{}
 	for _, w := range options {
@@ -143,7 +143,7 @@ func scheme(w word) (k kind, target string, ok bool) {
 		return "", "", false
 	}
 	switch k = kind(scheme); k {
-	case kindHTTP, kindHTTPS, kindHTTPUnix, kindTCP, kindUnix, kindExec, kindJournal, kindSilence:
+	case kindHTTP, kindHTTPS, kindHTTPUnix, kindTCP, kindUnix, kindExec, kindJournal, kindSilence, kindErrors:
 		return k, target, true
 	}
 	return "", "", false
@@ -182,12 +182,31 @@ func (g *Gate) aim() (err error) {
 	case kindUnix:
 		g.network, g.address = "unix", g.target
 		return checkUnix(g.target)
+	case kindErrors:
+		return g.bound()
 	}
 	if g.target == "" {
 		return fmt.Errorf("which line? Write %s:REGEXP", g.kind)
 	}
 	g.line, err = regexp.Compile(g.target)
 	return err
+}
+
+// bound reads N or N/D: so many lines at most, in all or in any time of that length.
+func (g *Gate) bound() (err error) {
+	number, per, any := strings.Cut(g.target, "/")
+	if g.most, err = strconv.Atoi(number); err != nil || g.most < 0 || g.most > timesLimit {
+		return fmt.Errorf("how many are still fine? Write errors:N, or errors:N/1m for so many a minute, with N from 0 to %d", timesLimit)
+	}
+	g.target = strconv.Itoa(g.most)
+	if !any {
+		return nil
+	}
+	if g.per, err = parseTime(per); err != nil {
+		return fmt.Errorf("%s: %w", per, err)
+	}
+	g.target += "/" + short(g.per)
+	return nil
 }
 
 func (g *Gate) aimURL() error {

@@ -29,6 +29,9 @@ type Result struct {
 	Connections Accepted `json:"connections,omitzero"`
 	// Blind is why it could not be seen, when it could not, who accepted a connection.
 	Blind string `json:"blind,omitempty"`
+	// Errors is how many lines the candidate wrote that errors: counts, Doubt why there may have been more.
+	Errors int    `json:"errors,omitempty"`
+	Doubt  string `json:"doubt,omitempty"`
 	// Last is what came of the last try, Why the reason of a failure.
 	Last string `json:"last,omitempty"`
 	Why  string `json:"why,omitempty"`
@@ -128,10 +131,14 @@ func (p Progress) String() string {
 		return (&Failure{r}).Error()
 	case r.State == Asking && r.row > 0:
 		return fmt.Sprintf("%s%d/%d ok", head, r.row, r.Need)
-	case r.State == Asking:
+	case r.State == Asking && r.Errors == 0:
 		return fmt.Sprintf("%snot yet (%s; last: %s)", head, tries(r.Tries), r.Last)
 	case r.bad > 0:
 		return fmt.Sprintf("%sfailing (%s in a row): %s", head, times(r.bad), r.Last)
+	case r.Errors > 0:
+		return fmt.Sprintf("%s%s so far", head, errorLines(r.Errors))
+	case r.Tries == 0 && r.Doubt != "":
+		return fmt.Sprintf("%spassed, but %s", head, r.Doubt)
 	case r.Tries == 0:
 		return head + "passed"
 	}
@@ -144,6 +151,13 @@ func (r Result) unseen() string {
 		return fmt.Sprintf(" (of %s it was not to be seen who answered)", tries(n))
 	}
 	return ""
+}
+
+func errorLines(n int) string {
+	if n == 1 {
+		return "1 error line"
+	}
+	return fmt.Sprintf("%d error lines", n)
 }
 
 func tries(n int) string {

@@ -14,6 +14,10 @@ type Watch struct {
 	done   chan struct{}
 	cancel context.CancelFunc
 
+	settling   chan struct{} // closed when those that hear of things late shall come to their end
+	settled    chan struct{} // closed when they have
+	settleOnce sync.Once
+
 	results []Result // belong to collect until done is closed
 }
 
@@ -28,6 +32,23 @@ func (w *Watch) Failed() <-chan error { return w.failed }
 func (w *Watch) Wait() []Result {
 	<-w.done
 	return w.results
+}
+
+// Settle has the gates that hear of things late, errors:, take in what is on its way, and ends them; the others go on. When
+// it has returned, Failed has the failure if that makes one fail. It waits for it until ctx ends.
+func (w *Watch) Settle(ctx context.Context) {
+	w.settleOnce.Do(func() { close(w.settling) })
+	select {
+	case <-w.settled:
+	case <-w.done:
+	case <-ctx.Done():
+	}
+}
+
+// news is the progress of a gate, or that it has settled.
+type news struct {
+	Progress
+	settled bool
 }
 
 // Close ends the watch and is Wait then.
@@ -45,38 +66,57 @@ func (p Prober) Run(ctx context.Context, gates []Gate, c Candidate, observe func
 	ctx, cancel := context.WithCancel(ctx)
 	w := &Watch{
 		passed: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}), cancel: cancel,
-		results: make([]Result, len(gates)),
+		settling: make(chan struct{}), settled: make(chan struct{}), results: make([]Result, len(gates)),
 	}
-	news := make(chan Progress)
+	told := make(chan news)
+	late := 0
 	var askers sync.WaitGroup
 	for i, g := range gates {
 		w.results[i] = Result{Gate: g.String(), State: Asking, Need: g.successes}
 		r := w.results[i]
-		askers.Go(func() { p.ask(ctx, g, c, &r, func() { news <- Progress{i, r} }) })
+		tell := func() { told <- news{Progress: Progress{i, r}} }
+		if g.kind == kindErrors {
+			late++
+			askers.Go(func() {
+				p.count(ctx, g, c, &r, tell, w.settling)
+				told <- news{settled: true}
+			})
+			continue
+		}
+		askers.Go(func() { p.ask(ctx, g, c, &r, tell) })
 	}
 	go func() {
 		askers.Wait()
-		close(news)
+		close(told)
 	}()
 	if observe == nil {
 		observe = func(Progress) {}
 	}
-	go w.collect(news, observe)
+	go w.collect(told, late, observe)
 	return w
 }
 
 // collect takes in the news of all gates.
-func (w *Watch) collect(news <-chan Progress, observe func(Progress)) {
+func (w *Watch) collect(told <-chan news, late int, observe func(Progress)) {
 	defer close(w.done)
 	defer w.cancel()
 	missing, over := len(w.results), false
 	if missing == 0 {
 		close(w.passed)
 	}
-	for n := range news {
+	if late == 0 {
+		close(w.settled)
+	}
+	for n := range told {
+		if n.settled {
+			if late--; late == 0 {
+				close(w.settled)
+			}
+			continue
+		}
 		first := n.State == Passed && w.results[n.Index].State == Asking
 		w.results[n.Index] = n.Result
-		observe(n)
+		observe(n.Progress)
 		if over {
 			continue
 		}

@@ -177,15 +177,15 @@ func TestJournalGates(t *testing.T) {
 		failed     time.Duration
 		why        string
 	}{
-		{"a line", "journal:ready", []entry{{0, Line{mine, "starting"}}, {time.Second, Line{theirs, "ready"}}, {2 * time.Second, Line{mine, "first\nnow ready"}}}, nil, false, 2 * time.Second, -1, ""},
-		{"two lines", "journal:x successes=2", []entry{{0, Line{mine, "x"}}, {time.Second, Line{mine, "x"}}}, nil, false, time.Second, -1, ""},
-		{"another's", "journal:ready within=5s", []entry{{time.Second, Line{theirs, "ready"}}}, nil, false, -1, 5 * time.Second, "it did not pass within 5s (last: no such line of the candidate's)"},
+		{"a line", "journal:ready", []entry{{0, Line{PID: mine, Text: "starting"}}, {time.Second, Line{PID: theirs, Text: "ready"}}, {2 * time.Second, Line{PID: mine, Text: "first\nnow ready"}}}, nil, false, 2 * time.Second, -1, ""},
+		{"two lines", "journal:x successes=2", []entry{{0, Line{PID: mine, Text: "x"}}, {time.Second, Line{PID: mine, Text: "x"}}}, nil, false, time.Second, -1, ""},
+		{"another's", "journal:ready within=5s", []entry{{time.Second, Line{PID: theirs, Text: "ready"}}}, nil, false, -1, 5 * time.Second, "it did not pass within 5s (last: no such line of the candidate's)"},
 		{"cannot be read", "journal:ready within=5s", nil, errors.New("no permission"), false, -1, 5 * time.Second, "last: no permission"},
-		{"silence", "journal!:panic", []entry{{0, Line{theirs, "fork"}}, {0, Line{mine, "all well"}}, {2 * time.Second, Line{theirs, "panic"}}}, nil, false, time.Second, -1, ""},
-		{"no silence", "journal!:panic", []entry{{0, Line{mine, "panic: x"}}}, nil, false, -1, 0, `it found a line (last: process 20 wrote "panic: x")`},
-		{"no silence later", "journal!:panic", []entry{{0, Line{mine, "x"}}, {9 * time.Second, Line{mine, "panic: x"}}}, nil, false, time.Second, 9 * time.Second, "it found a line"},
-		{"late", "journal!:panic", []entry{{4 * time.Second, Line{theirs, "fork"}}}, nil, false, 4 * time.Second, -1, ""},
-		{"late, and bad", "journal!:panic", []entry{{4 * time.Second, Line{mine, "panic"}}}, nil, false, -1, 4 * time.Second, "it found a line"},
+		{"silence", "journal!:panic", []entry{{0, Line{PID: theirs, Text: "fork"}}, {0, Line{PID: mine, Text: "all well"}}, {2 * time.Second, Line{PID: theirs, Text: "panic"}}}, nil, false, time.Second, -1, ""},
+		{"no silence", "journal!:panic", []entry{{0, Line{PID: mine, Text: "panic: x"}}}, nil, false, -1, 0, `it found a line (last: process 20 wrote "panic: x")`},
+		{"no silence later", "journal!:panic", []entry{{0, Line{PID: mine, Text: "x"}}, {9 * time.Second, Line{PID: mine, Text: "panic: x"}}}, nil, false, time.Second, 9 * time.Second, "it found a line"},
+		{"late", "journal!:panic", []entry{{4 * time.Second, Line{PID: theirs, Text: "fork"}}}, nil, false, 4 * time.Second, -1, ""},
+		{"late, and bad", "journal!:panic", []entry{{4 * time.Second, Line{PID: mine, Text: "panic"}}}, nil, false, -1, 4 * time.Second, "it found a line"},
 		{"deaf", "journal!:panic", nil, nil, false, -1, 6 * time.Second, "nothing comes from the journal"},
 		{"silence that cannot be read", "journal!:panic", nil, errors.New("no permission"), false, -1, 6 * time.Second, "no permission"},
 		{"ends", "journal!:panic", nil, nil, true, -1, 0, "is not followed any more"},

@@ -72,6 +72,9 @@ func (s *story) lastWord(end ending) func(journal.Event) bool {
 			exits++
 			return end.upgraded && exits == s.workers
 		case journal.Abort:
+			if e.Get(journal.FieldReason) == string(journal.ReasonRefused) {
+				return false // another one, that never began
+			}
 			aborted = true
 			return !end.upgraded && !end.committed
 		case journal.UpgradeRollback:

@@ -73,6 +73,14 @@ func run() error {
 		}
 		panic("the first request was one too many")
 	}
+	if fault == "complain" { // serves, and logs an error again and again
+		go func() {
+			for n := 1; ; n++ {
+				fmt.Fprintf(os.Stderr, "<3>hello %s: no database (%d)\n", version, n) // the priority, see sd-daemon(3)
+				time.Sleep(50 * time.Millisecond)
+			}
+		}()
+	}
 	log.Printf("generation %d on %s", h.Generation(), ln.Addr())
 	return h.Serve(&http.Server{Handler: mux(h.Draining())}, ln)
 }

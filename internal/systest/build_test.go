@@ -25,6 +25,7 @@ const (
 	crash           = "crash"             // ends with status 1 before it opens anything
 	hang            = "hang"              // is never READY
 	exit0           = "exit0"             // ends with status 0 before READY
+	complain        = "complain"          // serves, and logs an error every 50 ms
 	crashAfterReady = "crash-after-ready" // says READY, then panics
 )
 

@@ -25,9 +25,9 @@ func newPlanCmd(f *factory) *cobra.Command {
 		Use:   "plan NAME [--binary FILE] [FLAGS]",
 		Short: "Show what an upgrade would do, and what it would not apply",
 		Long: `Show what zdt upgrade would do with the same flags: from which release to which,
-how, within which deadlines, whether two programs have room beside each other,
-and every reason for which it would be refused. Changes nothing in the service
-and takes no lock.
+step by step with the deadlines, the rehearsal (or why there is none) and the
+hooks, whether two programs have room beside each other, and every reason for
+which it would be refused. Changes nothing in the service and takes no lock.
 
 Settings of the unit that were changed since the service was started are listed
 with what puts them into force: a handoff applies few of them.
@@ -54,6 +54,7 @@ The plan-id stands for everything that the plan depends on. zdt upgrade with
 	flags.Var(maybeDuration{&o.ReadyTimeout}, "ready-timeout", "time for the new program to get ready (default: the unit's)")
 	flags.Var(maybeDuration{&o.DrainTimeout}, "drain-timeout", "time for the old program to finish (default: the unit's)")
 	flags.Var(maybeOnFailure{&o.OnFailure}, "on-failure", "when the bake fails and the new program lives: rollback, or freeze until somebody decides (default: the unit's)")
+	addRehearseFlags(flags, &o.Rehearse)
 	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "as if nobody held the service")
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {
@@ -64,8 +65,8 @@ The plan-id stands for everything that the plan depends on. zdt upgrade with
 		switch {
 		case o.Release != "" && (o.Binary != "" || o.SHA256 != "" || o.Exec != "" || o.Signature != ""):
 			return usage("", "plan: --release excludes --binary and what belongs to it")
-		case rollback && (o.Binary != "" || o.SHA256 != "" || o.Exec != "" || o.Signature != "" || o.Bake != nil || o.OnFailure != nil):
-			return usage("a rollback goes to a release that has served, without a bake", "plan: --rollback excludes --binary and what belongs to it, --bake and --on-failure")
+		case rollback && (o.Binary != "" || o.SHA256 != "" || o.Exec != "" || o.Signature != "" || o.Bake != nil || o.OnFailure != nil || o.Rehearse != nil):
+			return usage("a rollback goes to a release that has served, without a bake", "plan: --rollback excludes --binary and what belongs to it, --bake, --on-failure and --rehearse")
 		case rollback:
 			o.Kind = release.KindRollback
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/dbusctl"
+	"github.com/zdt-dev/zdt/internal/hooks"
 	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/unitgen"
 	"github.com/zdt-dev/zdt/upgrade"
@@ -211,14 +212,28 @@ func (s *site) world(ctx context.Context) (upgrade.World, error) {
 		if slices.ContainsFunc(w.Files, func(f upgrade.WorldFile) bool { return f.Path == path }) {
 			continue
 		}
-		// Not the content: a plan-id is shown to everybody, and a short secret can be guessed from a sum.
-		sum := "none"
-		if info, err := os.Stat(path); err == nil {
-			sum = fmt.Sprintf("%d %d", info.Size(), info.ModTime().UnixNano())
+		w.Files = append(w.Files, upgrade.WorldFile{Path: path, Sum: fileState(path)})
+	}
+	set, err := hooks.Find(hooks.Root(s.f.globals.user), s.service)
+	if err != nil {
+		return upgrade.World{}, err
+	}
+	for _, all := range set {
+		for _, h := range all {
+			w.Files = append(w.Files, upgrade.WorldFile{Path: h.Path, Sum: fileState(h.Path)})
 		}
-		w.Files = append(w.Files, upgrade.WorldFile{Path: path, Sum: sum})
 	}
 	return w, nil
+}
+
+// fileState tells one state of a file from another, and not by its content: a plan-id is shown to everybody, and a short secret can be
+// guessed from a sum.
+func fileState(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "none"
+	}
+	return fmt.Sprintf("%d %d", info.Size(), info.ModTime().UnixNano())
 }
 
 // sight is what plans see.

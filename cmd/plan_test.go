@@ -30,6 +30,8 @@ func planDocs() map[string]planDoc {
 	undone := "undone, the old program serves on as if nothing had been"
 	steps := []upgrade.PlanStep{
 		{Phase: upgrade.Stage, Text: "copy /srv/web-1.4.3 into the release store"},
+		{Phase: upgrade.Rehearse, Text: "try the new program beside the service, out of the clients' sight: it gets ready, accepts, passes the gates and ends",
+			Within: 95 * time.Second, Then: "refused, nothing was changed"},
 		{Phase: upgrade.Trigger, Text: "SIGUSR2 to process 812, which starts the new program with its sockets"},
 		{Phase: upgrade.Listen, Text: "the new program says that it is ready", Within: 30 * time.Second, Then: undone},
 		{Phase: upgrade.Bake, Text: "watch it for 2m0s and ask the gates; both run and new connections go to the new one", Then: undone},
@@ -53,7 +55,12 @@ func planDocs() map[string]planDoc {
 	library.Room = upgrade.Footprint{Generation: 45 << 20, Processes: 1, Used: 60 << 20, Max: 100 << 20, HostAvailable: 3 << 30, Tasks: 9, TasksMax: 4915}.Rooms()
 
 	helper := planDoc{Plan: base, Settings: settings(true)}
-	helper.Runtime, helper.MainPID, helper.Steps = "helper", 800, steps[:2]
+	helper.Runtime, helper.MainPID, helper.Steps = "helper", 800, []upgrade.PlanStep{
+		{Phase: upgrade.Stage, Text: "use release 20260728T101500Z-9be01f6c2a77, which is there", Hooks: []upgrade.PlanHook{
+			{Point: upgrade.HookPreUpgrade, Path: "/etc/zdt/hooks.d/web.d/pre-upgrade/50-migration", Within: 30 * time.Second, Else: "refused, nothing was changed"}}},
+		{Phase: upgrade.Rehearse, Text: "none: the program cannot run twice at a time (--strategy=restart)", Skipped: true},
+		{Phase: upgrade.Record, Text: "a restart starts the new release from now on", Then: "old releases are deleted: the newest stay (Keep=10, KeepFailed=3), and what zdt prune never deletes"},
+	}
 	helper.Room = upgrade.Footprint{Generation: 45 << 20, Resident: true, HostAvailable: 50 << 20}.Rooms()
 	helper.Settings.DaemonReload = true
 

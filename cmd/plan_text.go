@@ -169,6 +169,9 @@ func (t *planText) step(s upgrade.PlanStep) {
 		text += "; " + clean(s.Then)
 	}
 	t.row(string(s.Phase), "%s", text)
+	for _, h := range s.Hooks {
+		t.row("hook", "%s: %s, within %s, else %s", h.Point, clean(h.Path), elapsed(h.Within), clean(h.Else))
+	}
 }
 
 func (t *planText) room(r upgrade.Room) {

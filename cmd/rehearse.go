@@ -191,8 +191,8 @@ func (s *site) rehearse(ctx context.Context, q rehearsal, tell func(string)) (re
 	if err != nil {
 		return rehearse.Result{}, err
 	}
-	unitDir := filepath.Dir(filepath.Dir(s.reclaimPath()))
-	swept, err := h.Sweep(ctx, s.service, unitDir)
+	options := s.rehearseOptions(q)
+	swept, err := h.Sweep(ctx, s.service, options.UnitDir)
 	if err != nil {
 		return rehearse.Result{}, fmt.Errorf("end a rehearsal that was left: %w", err)
 	}
@@ -203,10 +203,23 @@ func (s *site) rehearse(ctx context.Context, q rehearsal, tell func(string)) (re
 	if err != nil {
 		return rehearse.Result{}, err
 	}
-	return h.Rehearse(ctx, service, rehearse.Options{
+	return h.Rehearse(ctx, service, options, tell)
+}
+
+// foresee says how long a rehearsal would take at most, or why it would not be played, as far as that can be told.
+func (s *site) foresee(ctx context.Context, q rehearsal) (time.Duration, error) {
+	service, err := s.rehearsed(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return rehearse.Foresee(service, s.rehearseOptions(q))
+}
+
+func (s *site) rehearseOptions(q rehearsal) rehearse.Options {
+	return rehearse.Options{
 		Release: q.release, TxID: q.txid, Current: filepath.Dir(s.store.CurrentPath()), User: s.f.globals.user,
-		ReadyTimeout: q.readyTimeout, Gates: q.gates, UnitDir: unitDir, RunDir: filepath.Dir(s.paths.Runtime),
-	}, tell)
+		ReadyTimeout: q.readyTimeout, Gates: q.gates, UnitDir: filepath.Dir(filepath.Dir(s.reclaimPath())), RunDir: filepath.Dir(s.paths.Runtime),
+	}
 }
 
 func (s *site) rehearsalHost(ctx context.Context) (rehearse.Host, error) {

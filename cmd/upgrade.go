@@ -76,9 +76,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.StringVar(&o.Exec, "exec", "", "the program within FILE, if that is an archive or a directory: a `PATH` in it")
 	flags.StringVar(&o.Signature, "signature", "", "the signature of FILE, of minisign or ssh-keygen: a `FILE`")
 	flags.StringArrayVar(&o.Gates, "gate", nil, "a `CHECK` that the new program has to pass, beside those of the unit: http://..., tcp:..., exec:... (repeat)")
-	flags.Var(&rehearseFlag{&o.Rehearse, unitgen.RehearseAlways}, "rehearse", "try the new program beside the service first, and refuse where that is not possible (default: go on then; Rehearse= of the unit)")
-	flags.Var(&rehearseFlag{&o.Rehearse, unitgen.RehearseNo}, "no-rehearse", "do not try it first: for a program that does harm when it starts beside the service, or in a hurry")
-	flags.Lookup("rehearse").NoOptDefVal, flags.Lookup("no-rehearse").NoOptDefVal = "true", "true"
+	addRehearseFlags(flags, &o.Rehearse)
 	flags.BoolVar(&o.SkipGates, "skip-gates", false, "ask no gates, also not those of the unit")
 	flags.Var((*strategyFlag)(&o.Strategy), "strategy", "handoff, or restart for programs that cannot hand over: clients wait meanwhile (default handoff)")
 	flags.Var(maybeDuration{&o.Bake}, "bake", "watch the new program this long before it takes over (default: Bake= of the unit)")

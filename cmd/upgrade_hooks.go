@@ -17,7 +17,13 @@ func (s *site) hooks() (*upgrade.Hooks, error) {
 		return nil, nil
 	}
 	options := hooks.Options{Timeout: s.policy.HookTimeout}
-	return &upgrade.Hooks{Limit: options.Budget(set), Run: func(ctx context.Context, d upgrade.HookDoc) ([]upgrade.HookRun, error) {
+	found := map[upgrade.HookPoint][]string{}
+	for point, all := range set {
+		for _, h := range all {
+			found[upgrade.HookPoint(point)] = append(found[upgrade.HookPoint(point)], h.Path)
+		}
+	}
+	return &upgrade.Hooks{Limit: options.Budget(set), Each: s.policy.HookTimeout, Found: found, Run: func(ctx context.Context, d upgrade.HookDoc) ([]upgrade.HookRun, error) {
 		found := set[hooks.Point(d.Point)]
 		if len(found) == 0 {
 			return nil, nil

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
-	"github.com/zdt-dev/zdt/internal/health"
+	"github.com/spf13/pflag"
+
 	"github.com/zdt-dev/zdt/rehearse"
 	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/unitgen"
@@ -37,6 +39,12 @@ func (f *rehearseFlag) String() string { return "" }
 // Type makes it a flag without a value in --help.
 func (f *rehearseFlag) Type() string { return "bool" }
 
+func addRehearseFlags(flags *pflag.FlagSet, to **unitgen.Rehearse) {
+	flags.Var(&rehearseFlag{to, unitgen.RehearseAlways}, "rehearse", "try the new program beside the service first, and refuse where that is not possible (default: go on then; Rehearse= of the unit)")
+	flags.Var(&rehearseFlag{to, unitgen.RehearseNo}, "no-rehearse", "do not try it first: for a program that does harm when it starts beside the service, or in a hurry")
+	flags.Lookup("rehearse").NoOptDefVal, flags.Lookup("no-rehearse").NoOptDefVal = "true", "true"
+}
+
 // rehearsalOf is the rehearsal of an upgrade. room tells whether one more of the program has room on the host.
 func (s *site) rehearsalOf(o upgradeOptions, room func(context.Context) upgrade.Room) *upgrade.Rehearsal {
 	policy := given(o.Rehearse, s.policy.Rehearse)
@@ -46,18 +54,32 @@ func (s *site) rehearsalOf(o upgradeOptions, room func(context.Context) upgrade.
 	case policy == unitgen.RehearseNo:
 		return &upgrade.Rehearsal{Off: "Rehearse=no in [X-Zdt] of the unit"}
 	}
-	play := func(ctx context.Context, to release.Release, txid string, progress func(string)) (upgrade.Rehearsed, error) {
-		var gates []health.Gate
+	wanted := func(ctx context.Context, to release.Release, txid string) (q rehearsal, err error) {
+		q = rehearsal{release: to, txid: txid, readyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout)}
 		if !o.SkipGates {
-			var err error
-			if gates, err = parseGates(s.policy, o.Gates); err != nil {
-				return upgrade.Rehearsed{}, err
+			if q.gates, err = parseGates(s.policy, o.Gates); err != nil {
+				return q, err
 			}
 		}
-		if err := tooLittle(room(ctx)); err != nil {
+		return q, tooLittle(room(ctx))
+	}
+	look := func(ctx context.Context) (time.Duration, error) {
+		q, err := wanted(ctx, release.Release{}, "")
+		if err != nil {
+			return 0, err
+		}
+		within, err := s.foresee(ctx, q)
+		if err != nil {
+			return 0, noRehearsal(err)
+		}
+		return within, nil
+	}
+	play := func(ctx context.Context, to release.Release, txid string, progress func(string)) (upgrade.Rehearsed, error) {
+		q, err := wanted(ctx, to, txid)
+		if err != nil {
 			return upgrade.Rehearsed{}, err
 		}
-		r, err := s.rehearse(ctx, rehearsal{release: to, txid: txid, gates: gates, readyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout)}, progress)
+		r, err := s.rehearse(ctx, q, progress)
 		played := upgrade.Rehearsed{Warnings: r.Warnings}
 		if err != nil {
 			return played, noRehearsal(err)
@@ -65,7 +87,7 @@ func (s *site) rehearsalOf(o upgradeOptions, room func(context.Context) upgrade.
 		played.Text = r.Summary()
 		return played, r.Err()
 	}
-	return &upgrade.Rehearsal{Must: policy == unitgen.RehearseAlways, Play: play}
+	return &upgrade.Rehearsal{Must: policy == unitgen.RehearseAlways, Look: look, Play: play}
 }
 
 // noRehearsal is why nothing is known of a candidate that was to be rehearsed: whatever it is, it is not the candidate's fault.

@@ -44,6 +44,15 @@ func newNamespace() (*namespace, error) {
 	return &namespace{m.f}, nil
 }
 
+// openNamespace is newNamespace for a rehearsal, which there is none without.
+func openNamespace() (*namespace, error) {
+	ns, err := newNamespace()
+	if err != nil {
+		return nil, impossible("zdt has to be root, with CAP_SYS_ADMIN", "%v", err)
+	}
+	return ns, nil
+}
+
 func (n *namespace) close() { n.f.Close() }
 
 // path is where others find the namespace while this process lives.

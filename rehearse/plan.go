@@ -114,9 +114,27 @@ func New(s Service, o Options) (*Plan, []unitgen.File, error) {
 		return nil, nil, err
 	}
 	p.chooseGates(o.Gates)
-	p.longest = p.startTimeout + health.Longest(p.Gates) + time.Duration(len(p.Sockets))*acceptTimeout + time.Minute
+	p.longest = p.startTimeout + health.Longest(p.Gates) + time.Duration(len(p.Sockets))*acceptTimeout
 	files, err := p.files(s, o)
 	return p, files, err
+}
+
+// Foresee says how long a rehearsal would take at most, without a margin for the host; 0: for ever, as the service may take to end. Its
+// error is that of Rehearse, as far as it can be told when nothing was written or started.
+func Foresee(s Service, o Options) (time.Duration, error) {
+	p, _, err := New(s, o)
+	if err != nil {
+		return 0, err
+	}
+	ns, err := openNamespace()
+	if err != nil {
+		return 0, err
+	}
+	ns.close()
+	if s.Facts.TimeoutStop == dbusctl.Infinity {
+		return 0, nil
+	}
+	return p.longest + s.Facts.TimeoutStop, nil
 }
 
 func (p *Plan) files(s Service, o Options) ([]unitgen.File, error) {

@@ -104,7 +104,7 @@ func (p *Plan) serviceText(s Service, o Options) ([]byte, error) {
 	service("RemoveIPC", "no")
 	service("SyslogIdentifier", unitgen.QuoteWord(s.Name+"-rehearsal"))
 	service("TimeoutStartSec", span(p.startTimeout))
-	service("RuntimeMaxSec", span(p.longest)) // should nobody end it
+	service("RuntimeMaxSec", span(p.longest+time.Minute)) // should nobody end it
 	// The first to be killed when memory gets short, before the service and all others.
 	service("OOMScoreAdjust", "1000")
 	// The last one counts, whatever the others say.

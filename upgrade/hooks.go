@@ -49,8 +49,10 @@ type HookRun struct {
 
 // Hooks are the administrator's programs for a service.
 type Hooks struct {
-	// Limit bounds the time that those of one point take together.
-	Limit time.Duration
+	// Limit bounds the time that those of one point take together, Each that of one of them.
+	Limit, Each time.Duration
+	// Found are the paths of those of each point, in the order in which they run.
+	Found map[HookPoint][]string
 	// Run runs those of d.Point, one after the other, until one objects: that is the error.
 	Run func(ctx context.Context, d HookDoc) ([]HookRun, error)
 }

@@ -159,6 +159,10 @@ type looked struct {
 	hold     *release.Hold
 
 	stopTimeout time.Duration // TimeoutStopSec=
+
+	rehearsed       bool          // it would be
+	rehearsedWithin time.Duration // and take that long at most
+	unrehearsed     string        // why not
 }
 
 // look makes the checks of preflight and stage, each whatever the others say.
@@ -185,6 +189,9 @@ func (r *run) look() *looked {
 	known := surveyed && l.findRunning()
 	l.fillFrom()
 	l.findTarget(known)
+	if known && r.report.Outcome != Unchanged {
+		l.findRehearsal()
+	}
 	return l
 }
 

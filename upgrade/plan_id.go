@@ -20,7 +20,7 @@ import (
 type World struct {
 	// Invocation is systemd's ID of this run of the service.
 	Invocation string
-	// Files are the unit files, their drop-ins, and the files of EnvironmentFile=, as they are on the disk.
+	// Files are the unit files, their drop-ins, the files of EnvironmentFile=, and the hooks, as they are on the disk.
 	Files []WorldFile
 	// Systemd is what systemd has read of them, and goes by.
 	Systemd string
@@ -35,7 +35,7 @@ type WorldFile struct{ Path, Sum string }
 
 // PlanID stands for everything that a plan depends on, in parts, so that it can be said which of them has changed:
 //
-//	p1.<all>.<a part for each of facts>.<path and content of each file>
+//	p2.<all>.<a part for each of facts>.<path and content of each file>
 type PlanID struct {
 	all   string
 	parts string
@@ -44,7 +44,7 @@ type PlanID struct {
 }
 
 const (
-	planVersion = "p1"
+	planVersion = "p2"
 	allLen      = 10 // 60 bits: it decides
 	partLen     = 3  // 18 bits: it explains
 	pathLen     = 2
@@ -60,6 +60,7 @@ var facts = [...]struct{ name, moved string }{
 	{"systemd", "systemd has read the unit's files again, or has yet to"},
 	{"policy", "the policy in [X-Zdt] of the unit changed"},
 	{"options", "the flags are others"},
+	{"rehearsal", "whether there is a rehearsal first is not as it was"},
 	{"hold", "the service is held now, or is not any more"},
 	{"txn", "another upgrade was begun or has ended"},
 }
@@ -134,7 +135,7 @@ func (id PlanID) Moved(now PlanID) (moved []string) {
 		}
 	}
 	if len(was) > 0 {
-		moved = append(moved, "a file of the unit is gone")
+		moved = append(moved, "a file that it depends on is gone")
 	}
 	if len(moved) == 0 {
 		moved = []string{"something that it depends on changed"}
@@ -175,6 +176,7 @@ func (l *looked) identify() (PlanID, error) {
 		"systemd":    w.Systemd,
 		"policy":     w.Policy,
 		"options":    fmt.Sprint(o.Kind, o.Release, o.Stage.SHA256, o.Stage.Exec, o.Stage.Signature, r.Sight.Gates, o.Strategy, o.Bake, o.ReadyTimeout, o.DrainTimeout, o.OnFailure, o.Freeze, o.Binary != ""),
+		"rehearsal":  fmt.Sprint(l.rehearsed),
 		"txn":        l.txn.TxID + string(l.txn.Phase) + fmt.Sprint(l.txn.Frozen, l.txn.Undo),
 	}
 	if l.hold != nil {

@@ -15,15 +15,84 @@ type PlanStep struct {
 	// Within bounds it (nanoseconds); 0: nothing does. What follows when that time is over says Then.
 	Within time.Duration `json:"within,omitempty"`
 	Then   string        `json:"then,omitempty"`
+	// Skipped: it would not be done; Text says why.
+	Skipped bool `json:"skipped,omitempty"`
+	// Hooks are the administrator's programs that run in it, in their order.
+	Hooks []PlanHook `json:"hooks,omitempty"`
+}
+
+// PlanHook is a hook that would run.
+type PlanHook struct {
+	Point HookPoint `json:"point"`
+	Path  string    `json:"path"`
+	// Within bounds it (nanoseconds). What follows when it objects, or takes longer, says Else.
+	Within time.Duration `json:"within"`
+	Else   string        `json:"else"`
 }
 
 // planSteps are the steps of what was looked at, in order.
 func (r *run) planSteps(l *looked) []PlanStep {
 	steps := []PlanStep{r.stageStep(l)}
-	if r.strategy() != PlanHandoff {
-		return append(steps, r.exchangeSteps()...)
+	if s, ok := l.rehearseStep(); ok {
+		steps = append(steps, s)
 	}
-	return append(steps, r.handoffSteps(l)...)
+	if r.strategy() == PlanHandoff {
+		steps = append(steps, r.handoffSteps(l)...)
+	} else {
+		steps = append(steps, r.exchangeSteps()...)
+	}
+	if o := r.Options; o.Retain != nil && o.Kind == release.KindUpgrade {
+		steps[len(steps)-1].Then = fmt.Sprintf("old releases are deleted: the newest stay (Keep=%d, KeepFailed=%d), and what zdt prune never deletes", o.Retain.Keep, o.Retain.KeepFailed)
+	}
+	return r.hookSteps(steps)
+}
+
+func (l *looked) rehearseStep() (PlanStep, bool) {
+	switch {
+	case l.rehearsed:
+		return PlanStep{Phase: Rehearse, Text: "try the new program beside the service, out of the clients' sight: it gets ready, accepts, passes the gates and ends",
+			Within: l.rehearsedWithin, Then: "refused, nothing was changed"}, true
+	case l.unrehearsed != "":
+		return PlanStep{Phase: Rehearse, Text: "none: " + l.unrehearsed, Skipped: true}, true
+	}
+	return PlanStep{}, false
+}
+
+// hookSteps puts the hooks into the steps in which they run. Those for a rollback get one of their own.
+func (r *run) hookSteps(steps []PlanStep) []PlanStep {
+	if r.Hooks == nil {
+		return steps
+	}
+	last := Commit
+	if r.strategy() != PlanHandoff {
+		last = Record
+	}
+	undone := "the upgrade is undone"
+	for _, p := range []struct {
+		point   HookPoint
+		phase   Phase
+		follows string
+	}{
+		{HookPreUpgrade, Stage, "refused, nothing was changed"},
+		{HookPostListen, Listen, undone},
+		{HookPreCommit, last, undone},
+		{HookPostCommit, last, "a warning"},
+		{HookRollback, Rollback, "a warning"},
+	} {
+		var hooks []PlanHook
+		for _, path := range r.Hooks.Found[p.point] {
+			hooks = append(hooks, PlanHook{p.point, path, r.Hooks.Each, p.follows})
+		}
+		at := slices.IndexFunc(steps, func(s PlanStep) bool { return s.Phase == p.phase })
+		switch {
+		case len(hooks) == 0:
+		case at < 0:
+			steps = append(steps, PlanStep{Phase: p.phase, Text: "only if it has to be undone", Hooks: hooks})
+		default:
+			steps[at].Hooks = append(steps[at].Hooks, hooks...)
+		}
+	}
+	return steps
 }
 
 func (r *run) stageStep(l *looked) PlanStep {

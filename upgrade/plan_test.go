@@ -112,6 +112,84 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// The steps of a plan say whether there is a rehearsal, and which hooks run in which step.
+func TestPlanRehearsalAndHooks(t *testing.T) {
+	impossible := func(context.Context) (time.Duration, error) {
+		return 0, &NoRehearsal{Why: "its sockets are shared", Fix: "share none"}
+	}
+	possible := func(context.Context) (time.Duration, error) { return 42 * time.Second, nil }
+	hook := func(p HookPoint) string { return "/etc/zdt/hooks.d/" + string(p) + "/50-x" }
+	handoff := "pre-upgrade in stage, post-listen in listen, pre-commit in commit, post-commit in commit, rollback in rollback"
+	w := newWorld(t)
+	binary := program(t, "good", "v2")
+	for _, c := range []struct {
+		name      string
+		rehearsal *Rehearsal
+		change    func(e *Engine)
+		want      string // of the rehearsal; "": no such step
+		hooks     string
+		exit      int
+	}{
+		{"none", nil, nil, "", handoff, 0},
+		{"possible", &Rehearsal{Look: possible}, nil, "42s: try the new program", handoff, 0},
+		{"always", &Rehearsal{Look: possible, Must: true}, nil, "42s: try the new program", handoff, 0},
+		{"impossible", &Rehearsal{Look: impossible}, nil, "skipped: none: its sockets are shared", handoff, 0},
+		{"impossible, always", &Rehearsal{Look: impossible, Must: true}, nil, "", handoff, 10},
+		{"off", &Rehearsal{Off: "--no-rehearse", Look: possible}, nil, "skipped: none: --no-rehearse", handoff, 0},
+		{"restart", &Rehearsal{Look: possible}, func(e *Engine) { e.Options.Strategy = StrategyRestart }, "skipped: none: with --strategy restart",
+			"pre-upgrade in stage, post-listen in listen, pre-commit in record, post-commit in record, rollback in rollback", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := w.sighted(binary, someWorld())
+			e.Rehearsal = c.rehearsal
+			e.Hooks = &Hooks{Each: time.Minute, Found: map[HookPoint][]string{}}
+			for _, p := range []HookPoint{HookPreUpgrade, HookPostListen, HookPreCommit, HookPostCommit, HookRollback} {
+				e.Hooks.Found[p] = []string{hook(p)}
+			}
+			e.Options.Retain = &Retention{Keep: 7, KeepFailed: 3}
+			if c.change != nil {
+				c.change(&e)
+			}
+			p := e.Plan(t.Context())
+			if p.ExitCode != c.exit {
+				t.Fatalf("%+v", p)
+			}
+			if c.exit != 0 {
+				wantText(t, "problem", p.Problems[0].Cause, "a rehearsal is not possible: its sockets are shared")
+				wantText(t, "hint", p.Problems[0].Hint, "share none", "--no-rehearse")
+			}
+			var got string
+			var hooks []string
+			for i, s := range p.Steps {
+				if s.Phase == Rehearse {
+					if got = s.Within.String(); s.Skipped {
+						got = "skipped"
+					}
+					got += ": " + s.Text
+					if p.Steps[i-1].Phase != Stage || p.Steps[i+1].Phase != Trigger {
+						t.Errorf("it comes behind %s", p.Steps[i-1].Phase)
+					}
+				}
+				for _, h := range s.Hooks {
+					if h.Path != hook(h.Point) || h.Within != time.Minute || h.Else == "" {
+						t.Errorf("%+v", h)
+					}
+					hooks = append(hooks, string(h.Point)+" in "+string(s.Phase))
+				}
+				if s.Phase == Record {
+					wantText(t, "what follows the record", s.Then, "Keep=7, KeepFailed=3")
+				}
+			}
+			if !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
+				t.Errorf("rehearsal %q, want %q", got, c.want)
+			}
+			if strings.Join(hooks, ", ") != c.hooks {
+				t.Errorf("hooks: %s, want %s", strings.Join(hooks, ", "), c.hooks)
+			}
+		})
+	}
+}
+
 // Whatever moves, the upgrade does not begin, and it is said what has moved.
 func TestPlanMoved(t *testing.T) {
 	w := newWorld(t)
@@ -129,11 +207,15 @@ func TestPlanMoved(t *testing.T) {
 	}{
 		{"unit file", func(w *World) { w.Files[0].Sum = "x" }, nil, "/etc/systemd/system/web.service changed"},
 		{"new drop-in", func(w *World) { w.Files = append(w.Files, WorldFile{"/etc/systemd/system/web.service.d/x.conf", "1"}) }, nil, "x.conf is new"},
-		{"file gone", func(w *World) { w.Files = w.Files[:1] }, nil, "a file of the unit is gone"},
+		{"file gone", func(w *World) { w.Files = w.Files[:1] }, nil, "a file that it depends on is gone"},
 		{"started anew", func(w *World) { w.Invocation = "cd" }, nil, "the service was started anew"},
 		{"daemon-reload", func(w *World) { w.Systemd = "again" }, nil, "systemd has read"},
 		{"policy", func(w *World) { w.Policy = "bake 1s" }, func(e *Engine) { e.Options.Bake = time.Second }, "the policy in [X-Zdt] of the unit changed"},
 		{"flags", nil, func(e *Engine) { e.Options.Bake = time.Second }, "the flags are others"},
+		{"new hook", func(w *World) {
+			w.Files = append(w.Files, WorldFile{"/etc/zdt/hooks.d/pre-commit/50-x", "1"})
+		}, nil, "/etc/zdt/hooks.d/pre-commit/50-x is new"},
+		{"rehearsal", nil, func(e *Engine) { e.Rehearsal = &Rehearsal{} }, "whether there is a rehearsal first"},
 		{"another program", nil, func(e *Engine) { e.Options.Binary = other }, "the program to upgrade to is another one"},
 		{"hold", nil, func(e *Engine) {
 			if err := w.store.SetHold(release.Hold{Why: "x"}); err != nil {

@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/zdt-dev/zdt/release"
 )
@@ -13,6 +14,9 @@ type Rehearsal struct {
 	Off string
 	// Must: where there can be none the upgrade is refused. Else it goes on, and that is told.
 	Must bool
+	// Look says whether there could be one now, and how long it would take at most, and starts nothing; its errors are those of Play. nil:
+	// nobody knows before.
+	Look func(ctx context.Context) (time.Duration, error)
 	// Play plays it. Its error is *NoRehearsal where there can be none, else that the release did not pass; it may have LastWords. progress gets
 	// one line at a time.
 	Play func(ctx context.Context, to release.Release, txid string, progress func(string)) (Rehearsed, error)
@@ -88,11 +92,47 @@ func (r *run) rehearse() error {
 	if errors.As(err, &words) {
 		r.report.CandidateLog, r.report.LogCut = words.LastWords()
 	}
+	return unrehearsed(err)
+}
+
+// unrehearsed is what the upgrade is refused with.
+func unrehearsed(err error) *Failure {
 	hint := "--no-rehearse upgrades without one"
 	if h := hintOf(err); h != "" {
 		hint = h + "; " + hint
 	}
 	return &Failure{Outcome: Refused, Reason: reasonRehearsal, Err: err, Hint: hint}
+}
+
+// findRehearsal finds out whether there would be one.
+func (l *looked) findRehearsal() {
+	r, q := l.r, l.r.Rehearsal
+	switch {
+	case q == nil:
+		return
+	case r.Options.Kind == release.KindRollback:
+		l.unrehearsed = "a rollback goes to a release that has served"
+		return
+	case r.down:
+		l.unrehearsed = "the service is " + r.unit.ActiveState + ", and its start is the rehearsal"
+		return
+	case q.Off != "":
+		l.unrehearsed = q.Off
+		return
+	}
+	err := r.apart()
+	if err == nil && q.Look != nil {
+		l.rehearsedWithin, err = q.Look(r.ctx)
+	}
+	var no *NoRehearsal
+	switch {
+	case err == nil:
+		l.rehearsed = true
+	case errors.As(err, &no) && !q.Must:
+		l.unrehearsed = no.Why
+	default:
+		l.refused(unrehearsed(err))
+	}
 }
 
 // apart tells whether two of the program may run at a time, for all that this upgrade says itself.

@@ -1,6 +1,7 @@
 package systest
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -31,6 +32,18 @@ func TestHooks(t *testing.T) {
 		points := func() string {
 			return strings.Join(strings.Fields(s.run("sh", "-c", "cut -d' ' -f1 /run/hooks; rm -f /run/hooks")), " ")
 		}
+		p := s.plan("--binary", s.put(good(2)))
+		planned := ""
+		for _, step := range p.Steps {
+			for _, h := range step.Hooks {
+				planned += fmt.Sprintf("%s in %s; ", h.Point, step.Phase)
+			}
+		}
+		if planned != "pre-upgrade in stage; post-listen in listen; pre-commit in commit; post-commit in commit; rollback in rollback; " {
+			t.Errorf("hooks of the plan: %s", planned)
+		}
+		s.run("touch", "/etc/zdt/hooks.d/hello.d/pre-commit/50-test") // as if it were another one
+		s.upgrade(good(2), "--plan-id", p.ID).mustBe(upgrade.Refused, 10)
 		s.mustUpgrade(good(2))
 		if got := points(); got != "pre-upgrade post-listen pre-commit post-commit" {
 			t.Errorf("hooks of an upgrade: %s", got)

@@ -31,9 +31,20 @@ type plan struct {
 	exec guest.Result
 }
 
+// step is a step of the plan; the zero value if there is none.
+func (p plan) step(phase upgrade.Phase) upgrade.PlanStep {
+	for _, s := range p.Steps {
+		if s.Phase == phase {
+			return s
+		}
+	}
+	return upgrade.PlanStep{}
+}
+
 func (s *service) plan(flags ...string) plan {
 	s.t.Helper()
-	r, err := s.g.Run(s.t.Context(), append([]string{"zdt", "plan", s.name, "-o", "json"}, flags...)...)
+	// As startUpgrade does it.
+	r, err := s.g.Run(s.t.Context(), append([]string{"zdt", "plan", s.name, "-o", "json", "--no-rehearse"}, flags...)...)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -131,7 +131,11 @@ func TestRehearse(t *testing.T) {
 		}
 		check()
 		s.nothingLeft()
-		up = s.upgradeByDefault(good(3))
+		p := s.plan("--binary", s.put(good(3)), "--rehearse")
+		if step := p.step(upgrade.Rehearse); step.Phase == "" || step.Skipped || step.Within == 0 {
+			t.Errorf("the plan: %s", p.exec)
+		}
+		up = s.upgradeByDefault(good(3), "--rehearse", "--plan-id", p.ID)
 		up.mustBe(upgrade.Upgraded, 0)
 		told := slices.ContainsFunc(up.Timings, func(x upgrade.Timing) bool {
 			return x.Phase == upgrade.Rehearse && x.State == upgrade.Done && x.Took > 0
@@ -142,8 +146,12 @@ func TestRehearse(t *testing.T) {
 		// Where it is not possible an upgrade goes on and says why, or is refused.
 		s.write("/etc/systemd/system/hello.socket.d/shared.conf", "[Socket]\nReusePort=yes\n")
 		s.run("systemctl", "daemon-reload")
+		p = s.plan("--binary", s.put(good(5)), "--rehearse")
 		up = s.upgradeByDefault(good(5), "--rehearse")
 		up.mustBe(upgrade.Refused, 10)
+		if p.Outcome != upgrade.PlanRefused || p.Problems[0].Cause != up.Cause || p.Problems[0].Hint != up.Hint {
+			t.Errorf("the plan %s says otherwise than the upgrade %s", p.exec, up.exec)
+		}
 		if up.Phase != upgrade.Rehearse || !strings.Contains(up.Cause, "ReusePort=yes") {
 			t.Errorf("%s", up.exec)
 		}

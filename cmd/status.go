@@ -43,6 +43,7 @@ type serviceStatus struct {
 	Current *releaseStatus `json:"current,omitempty"` // what a restart would start
 	Running *releaseStatus `json:"running,omitempty"` // what the main process was started from
 	Txn     *txnStatus     `json:"txn,omitempty"`     // the open upgrade
+	Lock    *lockStatus    `json:"lock,omitempty"`    // who works on it at this moment; only root sees it
 	Hold    *release.Hold  `json:"hold,omitempty"`    // who keeps everybody from upgrading it
 	Notes   []note         `json:"notes,omitempty"`
 }
@@ -99,6 +100,15 @@ type txnStatus struct {
 	PID      int       `json:"pid"`
 	Started  time.Time `json:"started"`
 	Who      string    `json:"who,omitempty"`
+}
+
+// lockStatus is who has the lock of a service. Before an upgrade touches the service there is a lock and no open upgrade.
+type lockStatus struct {
+	PID   int           `json:"pid"`
+	TxID  string        `json:"txid,omitempty"`
+	Phase release.Phase `json:"phase,omitempty"` // of an upgrade or a rehearsal
+	Since time.Time     `json:"since,omitzero"`
+	Who   string        `json:"who,omitempty"`
 }
 
 // note is something an operator should know, and what to do about it.
@@ -205,6 +215,10 @@ func (f *factory) collectStatus(ctx context.Context, bus systemd, p Paths, name 
 	}
 	s.State = stateOf(u, err != nil)
 	s.readStore(p, name)
+	// A lock that cannot be read is nobody's business here: who is not root, say.
+	if h, ok, err := release.ReadHolder(p.Lock(name)); err == nil && ok {
+		s.Lock = &lockStatus{PID: h.PID, TxID: h.TxID, Phase: h.Phase, Since: h.Since, Who: h.Who.String()}
+	}
 	if u.MainPID != 0 {
 		f.askRuntime(ctx, &s, p, u)
 	}
@@ -361,6 +375,16 @@ func (f *factory) addNotes(s *serviceStatus, u dbusctl.Unit) {
 		default:
 			add("upgrade-open", f.zdt()+" resume "+s.Name, "%s was interrupted: it stopped in phase %s, and pid %d, which worked on it, is gone", what, t.Phase, t.PID)
 		}
+	}
+	if l := s.Lock; l != nil && (s.Txn == nil || !s.Txn.Running) {
+		text := fmt.Sprintf("somebody works on it: pid %d, by %s", l.PID, cmp.Or(l.Who, "somebody"))
+		if l.Phase.Valid() {
+			text += ", in phase " + string(l.Phase)
+			if l.Phase.Before(release.PhaseTrigger) {
+				text += "; the service is untouched so far"
+			}
+		}
+		add("busy", f.zdt()+" watch "+s.Name, "%s", text)
 	}
 	if h := s.Hold; h != nil {
 		add("held", f.zdt()+" hold "+s.Name+" --off", "held by %s since %s: %s", h.Who, h.Since.Local().Format(time.DateTime), h.Why)

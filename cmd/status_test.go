@@ -282,6 +282,17 @@ func TestStatus(t *testing.T) {
 			h.deploy(t, "web")
 		}, ExitNotRunning},
 		{"missing", func(t *testing.T, h testHost) {}, ExitNoService},
+		{"busy", func(t *testing.T, h testHost) {
+			h.running("web")
+			h.deploy(t, "web")
+			(&fakeRuntime{status: idle("web")}).serve(t, h.paths.Control("web"))
+			holder := release.Holder{TxID: "20260728T101500000Z-5d41402a", Phase: release.PhaseRehearse, Since: day, Who: release.Who{User: "alice"}}
+			lock, err := release.Acquire(t.Context(), h.paths.Lock("web"), holder, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { lock.Release() })
+		}, ExitOK},
 		{"interrupted", func(t *testing.T, h testHost) {
 			h.running("web")
 			r := h.deploy(t, "web")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -20,7 +21,7 @@ import (
 )
 
 // asOperator tells whether this process has to ask for what root does by itself: it is not root, and the service has operators.
-// The error says that the caller is none of them.
+// The error says that there are none, or that the caller is not one of them.
 func (f *factory) asOperator(service string) (bool, error) {
 	p, err := f.paths()
 	if err != nil || f.euid == 0 || p.Operators == "" || p.Root != "" {
@@ -28,8 +29,15 @@ func (f *factory) asOperator(service string) (bool, error) {
 	}
 	dir := p.OperatorsOf(service)
 	err = operators.MayPost(dir)
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		return err == nil, nil
+	if err == nil {
+		return true, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(p.StateDir(service)); err != nil {
+			return false, nil // that there is no such service is said in other words
+		}
+		return false, fail(ExitNotAuthorised, "use sudo; or an administrator allows it to a group: "+f.zdt()+" operators "+service+" --group GROUP",
+			"you are not root, and %s has no operators", service)
 	}
 	group := "its group"
 	if gid, gerr := operators.Group(dir); gerr == nil {

@@ -91,7 +91,7 @@ type Host struct {
 	// Decode returns the event in an entry if its writer proved to be who it says,
 	// or is the helper with this pid; 0: there is none.
 	Decode func(e journal.Entry, helper int) (journal.Event, bool)
-	// Tail returns the last lines that a process of the unit logged.
+	// Tail returns the last lines that a process of the unit logged; with pid 0 those of all.
 	Tail func(ctx context.Context, pid int, since string, lines int) ([]string, error)
 	// Write writes an event; it must not block for long.
 	Write func(e journal.Event)

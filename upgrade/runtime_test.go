@@ -374,10 +374,17 @@ func TestReload(t *testing.T) {
 	})
 	t.Run("is refused", func(t *testing.T) {
 		w := newWorld(t, helped)
+		w.tell()
+		w.host.Tail = func(_ context.Context, pid int, _ string, _ int) ([]string, error) {
+			if pid != 0 {
+				t.Errorf("the log of process %d is asked for", pid)
+			}
+			return []string{"an answer", "zdt: denied: only root may ask", "hint: none"}, nil
+		}
 		w.host.Reload = func(context.Context) error { return errors.New("not authorised") }
 		rep := w.upgrade(program(t, "good", "v2"))
 		w.want(rep, Refused, Trigger, "")
-		wantText(t, "cause", rep.Cause, "not authorised")
+		wantText(t, "cause", rep.Cause, "not authorised: denied: only root may ask")
 		w.wantOld()
 		w.wantNextWorks()
 	})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -46,10 +48,32 @@ func (r *run) trigger() (string, error) {
 	if disarmErr == nil && started && r.reloads() {
 		return text, nil // ExecReload= came that far: what the helper says is what counts
 	}
-	if disarmErr == nil && !started {
-		return "", refuse(hintOf(err), "start the handoff: %w", err) // it did not arrive, and cannot any more
+	if disarmErr == nil && !started { // it did not arrive, and cannot any more
+		if why := r.reloadWords(ctx); why != "" {
+			return "", refuse(hintOf(err), "start the handoff: %w: %s", err, why)
+		}
+		return "", refuse(hintOf(err), "start the handoff: %w", err)
 	}
 	return "", &Failure{Err: errors.Join(err, disarmErr), Hint: hintOf(err)}
+}
+
+// reloadWords is the cause that the unit's ExecReload= has logged: systemd knows only that it failed. zdt handoff says it in
+// one line; another process of the unit that logs such a line only misleads whoever reads about its own unit.
+func (r *run) reloadWords(ctx context.Context) string {
+	const cause = "zdt: "
+	if !r.reloads() || r.cursor == "" {
+		return ""
+	}
+	lines, err := r.Host.Tail(ctx, 0, r.cursor, logLines)
+	if err != nil {
+		return ""
+	}
+	for _, line := range slices.Backward(lines) {
+		if why, ok := strings.CutPrefix(line, cause); ok {
+			return why
+		}
+	}
+	return ""
 }
 
 func (r *run) firstRecord() error {

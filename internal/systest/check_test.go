@@ -125,7 +125,9 @@ func (s *service) checkSandbox(helper bool) {
 			continue
 		}
 		n++
-		if r := s.upgrade(good(n)); r.exec.Code != 10 && r.exec.Code != 11 {
+		r := s.upgrade(good(n))
+		s.t.Logf("%s: %s", tt.lines, r.Cause)
+		if r.exec.Code != 10 && r.exec.Code != 11 {
 			s.t.Errorf("%s: the upgrade does not fail: %s", tt.lines, r.exec)
 		}
 		s.writeUnit(dir+"b-mended.conf", found[0].DropIn)

@@ -180,7 +180,7 @@ func (in *source) dropped() []string {
 }
 
 // retry repeats a system call that a signal has interrupted. The Go runtime
-// sends itself SIGURG all the time; fallocate on tmpfs and open on FUSE notice.
+// sends itself SIGURG all the time; open on FUSE notices.
 func retry(f func() error) error {
 	for {
 		if err := f(); !errors.Is(err, unix.EINTR) {

@@ -111,7 +111,7 @@ func build(ctx context.Context, to string) error {
 
 // sections are what is measured, in this order.
 func sections() []section {
-	return []section{{"startup", startups}, {"throughput", throughput}, {"moves", moves}, {"staging", staging}, {"upgrades", upgrades}, {"helper", besideStarter}, {"programs", programs}}
+	return []section{{"startup", startups}, {"throughput", throughput}, {"moves", moves}, {"staging", staging}, {"upgrades", upgrades}, {"transaction", transaction}, {"helper", besideStarter}, {"programs", programs}}
 }
 
 type section struct {

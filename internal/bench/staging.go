@@ -16,8 +16,8 @@ import (
 // stagedSize is the size of the file that is staged, bytes.
 const stagedSize = 200 << 20
 
-// staging compares putting a program into the release store with cp and sha256sum of the same file, which neither wait
-// for the disk nor read what they have written.
+// staging compares putting a program into the release store with cp and sha256sum of the same file, of which cp does not
+// wait for the disk and sha256sum reads the copy once. Staging hashes what it reads, waits for the disk, and reads the copy.
 func staging(ctx context.Context, t *table, n int) error {
 	t.title = "Staging a file of 200 MiB"
 	copied, staged, err := measureStaging(ctx, min(n, 8))

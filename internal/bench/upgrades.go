@@ -29,7 +29,7 @@ func upgrades(ctx context.Context, t *table, n int) error {
 	if err != nil {
 		return err
 	}
-	if _, err := zdt(ctx, "init", service, "--exec", filepath.Join(dir, "hello"), "--listen", address+"=http", "--start"); err != nil {
+	if err := makeService(ctx); err != nil {
 		return err
 	}
 	u := &upgrader{program: hello}

@@ -177,7 +177,7 @@ func (v *lineView) update(u upgrade.Update) {
 	if v.last.IsZero() {
 		v.last = u.At
 	}
-	if u.State == upgrade.Running && u.At.Sub(v.last) < lineEvery {
+	if d := u.At.Sub(v.last); u.State == upgrade.Running && d >= 0 && d < lineEvery {
 		return
 	}
 	v.last = u.At

@@ -40,6 +40,7 @@ func (m *machine) status() control.Status {
 		if m.phase == control.Draining {
 			s.Handoff.Deadline = m.drain.started.Add(m.drain.timeout)
 		}
+		s.Handoff = s.Handoff.Steady(time.Now())
 	}
 	return s
 }

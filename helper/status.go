@@ -44,6 +44,7 @@ func (k *keeper) status() control.Status {
 		if g := k.crossing.guest; g != nil {
 			s.Handoff.ReadyAt, s.Handoff.Deadline = g.readyAt, g.deadline.until
 		}
+		s.Handoff = s.Handoff.Steady(time.Now())
 	}
 	if g := k.predecessor(); g != nil {
 		s.Predecessor = &control.Peer{PID: g.leader(), Generation: g.number}

@@ -108,8 +108,21 @@ func (g *staging) writeRecord(d *os.File, r Release) error {
 }
 
 // freeID returns an ID that no entry of releases has. It counts on by seconds
-// if the same content was staged this second and is unusable by now.
+// if the same content was staged this second and is unusable by now. IDs sort by when releases were staged: one of the
+// future, from a clock that was set back since, is not to be the newest until that time has come, so it counts on from there.
 func freeID(releases *os.File, t time.Time, sum string) (string, error) {
+	names, err := readNames(releases)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		if !ValidID(name) {
+			continue
+		}
+		if staged, err := time.Parse(idTime, name[:len(idTime)]); err == nil && staged.After(t) {
+			t = staged.Add(time.Second)
+		}
+	}
 	for range 100 {
 		id := newID(t, sum)
 		var st unix.Stat_t

@@ -137,7 +137,14 @@ func pruneReports(d *os.File, keep int, except string) error {
 			}
 		}
 	}
-	slices.Sort(reports)
+	// Those of the future are from a clock that was set back since: they go first, and not what was written since then.
+	now := txID(time.Now(), [4]byte{0xff, 0xff, 0xff, 0xff}) + reportSuffix
+	slices.SortFunc(reports, func(a, b string) int {
+		if a > now != (b > now) {
+			return strings.Compare(b, a)
+		}
+		return strings.Compare(a, b)
+	})
 	for len(reports) > keep {
 		if err := removeAllAt(d, reports[0]); err != nil {
 			return err

@@ -44,9 +44,9 @@ func (r *run) conclude(err error) {
 	}
 	if r.txn.TxID != "" {
 		r.Host.Write(r.event(journal.UpgradeEnd, journal.Str(journal.FieldOutcome, string(rep.Outcome)),
-			journal.Usec(journal.FieldElapsed, r.Host.Now().Sub(rep.StartedAt))))
+			journal.Usec(journal.FieldElapsed, r.now().Sub(rep.StartedAt))))
 	}
-	rep.EndedAt = r.Host.Now()
+	rep.EndedAt = r.now()
 	r.retain()
 	rep.ExitCode = r.ExitCode(*rep)
 }

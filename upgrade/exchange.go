@@ -80,7 +80,7 @@ func (x *exchange) trigger(ctx context.Context) (string, error) {
 	if err := r.Store.Flip(r.to); err != nil {
 		return "", &Failure{Outcome: Refused, Reason: reasonRecord, Err: fmt.Errorf("make the release the current one: %w", err), Hint: hintOf(err)}
 	}
-	x.since = r.Host.Now()
+	x.since = r.now()
 	x.job(ctx)
 	if x.down {
 		return "started by systemd", nil
@@ -129,7 +129,7 @@ func (x *exchange) comeUp(ctx context.Context) (string, error) {
 	case id == "":
 		r.warn("the new process %d executes %s, which is no release", pid, exe)
 	}
-	gap := r.Host.Now().Sub(x.since)
+	gap := r.now().Sub(x.since)
 	if err := r.objects(r.hook(r.ctx, HookPostListen, "")); err != nil {
 		return "", err
 	}
@@ -297,7 +297,7 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 			if o == Abort {
 				return "", r.aborted()
 			}
-			return "promoted after " + round(r.Host.Now().Sub(r.phaseStart)), nil
+			return "promoted after " + round(r.now().Sub(r.phaseStart)), nil
 		case <-latest.C:
 			if !passed {
 				return "", failure(string(journal.ReasonHealth), "the gates did not come to an end within %s", r.Gates.Within)
@@ -317,7 +317,7 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 			return "", failure(string(journal.ReasonCrashed), "the new main process %d ended", x.main.pid)
 		}
 	}
-	return "alive for " + round(r.Host.Now().Sub(r.phaseStart)), nil
+	return "alive for " + round(r.now().Sub(r.phaseStart)), nil
 }
 
 // watchRestarts delivers how many workers of the new program had to be started again, once there are any: systemd's own

@@ -72,7 +72,7 @@ func (x *exchange) putBack(ctx context.Context, cause error) error {
 	if s.PID != 0 {
 		pid, r.report.Generation = serving(s), s.Generation
 	}
-	r.report.Gap = r.Host.Now().Sub(x.since)
+	r.report.Gap = r.now().Sub(x.since)
 	r.report.Action = fmt.Sprintf("systemd started the old release again as pid %d; in all nobody served for up to %s", pid, round(r.report.Gap))
 	r.end(Done, r.report.Action)
 	r.remark(HookRollback, f.Reason)

@@ -136,7 +136,7 @@ func (r *run) bake() (string, error) {
 	if r.ev.candidateGone() {
 		return "", r.howItEnded()
 	}
-	took := round(r.Host.Now().Sub(r.phaseStart))
+	took := round(r.now().Sub(r.phaseStart))
 	switch {
 	case r.ev.order == Promote:
 		return "promoted after " + took, nil

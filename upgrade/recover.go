@@ -3,6 +3,7 @@ package upgrade
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/zdt-dev/zdt/journal"
 	"github.com/zdt-dev/zdt/release"
@@ -77,7 +78,7 @@ func (r *run) closeRecord(old release.Txn, outcome Outcome) error {
 	r.settled = outcome
 	entry := release.Entry{TxID: old.TxID, Kind: old.Kind, From: old.From, To: old.To,
 		Committed: outcome == Upgraded, Outcome: string(outcome), ExitCode: r.ExitCode(Report{Outcome: outcome}),
-		Started: old.Started, Ended: r.Host.Now(), Who: old.Who, Why: old.Why, Reason: reason}
+		Started: old.Started, Ended: later(r.Host.Now(), old.Started), Who: old.Who, Why: old.Why, Reason: reason}
 	if err := r.Store.AppendHistory(entry); err != nil {
 		return &Failure{Outcome: Refused, Err: fmt.Errorf("close %s %s: %w", old.Kind, old.TxID, err), Hint: hintOf(err)}
 	}
@@ -91,12 +92,20 @@ func (r *run) clear(old release.Txn) error {
 	return nil
 }
 
+// later is t, or since if the clock was set back behind that: another process has begun, and by what clock is not known.
+func later(t, since time.Time) time.Time {
+	if t.Before(since) {
+		return since
+	}
+	return t
+}
+
 // forget closes this transaction: one line of history, and the record is gone.
 func (r *run) forget() error {
 	rep := r.report
 	e := release.Entry{TxID: r.txn.TxID, Kind: r.txn.Kind, From: r.txn.From, To: r.txn.To,
 		Committed: rep.Outcome == Upgraded, Outcome: string(rep.Outcome), ExitCode: r.ExitCode(rep),
-		Started: rep.StartedAt, Ended: r.Host.Now(), Who: r.Who, Why: r.Options.Why, Reason: rep.Reason}
+		Started: rep.StartedAt, Ended: r.now(), Who: r.Who, Why: r.Options.Why, Reason: rep.Reason}
 	e.FromRecovered = r.recovered
 	if c := rep.Connections; c != nil {
 		e.Conns = &release.Conns{Moved: c.Moved, Drained: c.Drained + c.Closed, Cut: c.Cut}

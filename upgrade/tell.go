@@ -10,10 +10,16 @@ import (
 	"github.com/zdt-dev/zdt/release"
 )
 
+// now is the time by a clock that starts right and is never set: what is written down loses its monotonic reading, and the
+// distance of two times in the report, the history and the progress is to be the time that passed all the same.
+func (r *run) now() time.Time {
+	return r.report.StartedAt.Add(r.Host.Now().Sub(r.report.StartedAt))
+}
+
 // begin, progress and end tell the observer and keep the timings.
 
 func (r *run) begin(p Phase, text string) {
-	r.phase, r.phaseStart = p, r.Host.Now()
+	r.phase, r.phaseStart = p, r.now()
 	if phase := release.Phase(p); r.lock != nil && phase.Valid() {
 		r.lock.SetPhase(phase) // for whoever waits; the lock itself does not depend on it
 	}
@@ -21,12 +27,12 @@ func (r *run) begin(p Phase, text string) {
 }
 
 func (r *run) progress(text string) {
-	now := r.Host.Now()
+	now := r.now()
 	r.Observe(Update{Phase: r.phase, State: Running, Text: text, At: now, Elapsed: now.Sub(r.phaseStart)})
 }
 
 func (r *run) end(s State, text string) {
-	now := r.Host.Now()
+	now := r.now()
 	took := now.Sub(r.phaseStart)
 	r.report.Timings = append(r.report.Timings, Timing{r.phase, s, took})
 	r.Observe(Update{Phase: r.phase, State: s, Text: text, At: now, Elapsed: took})
@@ -34,7 +40,7 @@ func (r *run) end(s State, text string) {
 
 // skipped tells of phases that this transaction does not have.
 func (r *run) skipped(phases ...Phase) {
-	now := r.Host.Now()
+	now := r.now()
 	for _, p := range phases {
 		r.Observe(Update{Phase: p, State: Skipped, At: now})
 	}

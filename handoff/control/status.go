@@ -167,6 +167,18 @@ type Handoff struct {
 	Deadline time.Time `json:"deadline,omitzero"`
 }
 
+// Steady returns h with times that are true to each other whatever was done to the clock meanwhile, for what is sent has lost
+// its monotonic reading: ReadyAt is as long after StartedAt as it took, and Deadline as far from now as it is.
+func (h Handoff) Steady(now time.Time) *Handoff {
+	if !h.ReadyAt.IsZero() {
+		h.ReadyAt = h.StartedAt.Add(h.ReadyAt.Sub(h.StartedAt))
+	}
+	if !h.Deadline.IsZero() {
+		h.Deadline = now.Add(h.Deadline.Sub(now))
+	}
+	return &h
+}
+
 // Outcome is how a handoff ended.
 type Outcome struct {
 	TxID      string `json:"txid,omitempty"`

@@ -28,6 +28,7 @@ const (
 	ExitNotRestored   ExitCode = 12
 	ExitInterrupted   ExitCode = 13
 	ExitFrozen        ExitCode = 14
+	ExitHalfway       ExitCode = 15
 	ExitUsage         ExitCode = 64
 	ExitUnavailable   ExitCode = 69
 	ExitBusy          ExitCode = 75
@@ -59,6 +60,8 @@ func (c ExitCode) meaning() string {
 		return "interrupted; can be resumed"
 	case ExitFrozen:
 		return "frozen, waits for a decision"
+	case ExitHalfway:
+		return "a roll stopped half-way: all are healthy, some run the new release"
 	case ExitUsage:
 		return "wrong usage"
 	case ExitUnavailable:
@@ -83,7 +86,7 @@ func (c ExitCode) meaning() string {
 func exitCodes() []ExitCode {
 	return []ExitCode{
 		ExitOK, ExitUnexpected, ExitNotRunning, ExitNoService, ExitRefused, ExitRolledBack, ExitNotRestored,
-		ExitInterrupted, ExitFrozen, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline,
+		ExitInterrupted, ExitFrozen, ExitHalfway, ExitUsage, ExitUnavailable, ExitBusy, ExitNotAuthorised, ExitDeadline,
 		ExitHangup, ExitInt, ExitTerm,
 	}
 }

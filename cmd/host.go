@@ -93,7 +93,7 @@ func (h *host) policy(u dbusctl.Unit) (unitgen.Policy, error) {
 		}
 		files = append(files, unitgen.File{Name: filepath.Base(path), Path: path, Data: data})
 	}
-	return unitgen.ParsePolicy(files...)
+	return unitgen.InstancePolicy(h.service, files...)
 }
 
 // source is the unit's part of the journal.

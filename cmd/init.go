@@ -18,8 +18,9 @@ import (
 // initOptions are the flags of zdt init.
 type initOptions struct {
 	Name        string
-	Exec        string // the program, or a directory or an archive with it
-	Program     string // its path in there
+	Instances   instancesFlag // of a template
+	Exec        string        // the program, or a directory or an archive with it
+	Program     string        // its path in there
 	SHA256      string
 	Signature   string
 	Args        []string
@@ -51,6 +52,8 @@ type initDoc struct {
 	DryRun   bool     `json:"dry_run,omitempty"`
 	TxID     string   `json:"txid,omitempty"` // of the import in the history
 	Service  string   `json:"service"`
+	// Services are those that the command is about, of a template its instances.
+	Services []string `json:"services,omitempty"`
 
 	Files   []initFile     `json:"files"` // that differ
 	Release *releaseStatus `json:"release,omitempty"`
@@ -88,6 +91,11 @@ sockets, and hands over to a new process group. --pass, --ready, --stop-signal
 and their like say how it learns of its sockets, when it is ready and how it
 ends. They are flags of zdt run, and stand in ExecStart=.
 
+NAME@ is a template, from which systemd makes one service for each of
+--instances. %i stands for the instance in addresses, URLs, arguments and
+variables. Each instance has releases and a history of its own, and zdt upgrade
+NAME@ rolls through them.
+
 --service-user names the account the service runs as; the global --user means
 the user manager, as it does for systemctl.`,
 		Example: `  zdt init web --exec ./web --listen :8080 --dynamic-user --start
@@ -96,7 +104,8 @@ the user manager, as it does for systemctl.`,
   zdt init shop --exec shop-2.1.tar.gz --program bin/server --listen :8000
   zdt init dns --exec ./dns --listen udp::53 --listen :53 --dry-run
   zdt init shop --runtime helper --exec ./shop.py --listen :8000=http \
-      --ready http://127.0.0.1:8000/healthz -- --fd {fd:http}`,
+      --ready http://127.0.0.1:8000/healthz -- --fd {fd:http}
+  zdt init web@ --exec ./web --instances 1-3 --listen :808%i=http --start`,
 		Args: initArguments,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -108,6 +117,7 @@ the user manager, as it does for systemctl.`,
 	flags.StringVar(&o.SHA256, "sha256", "", "refuse a FILE with a checksum other than `HEX`")
 	flags.StringVar(&o.Signature, "signature", "", "the detached signature of FILE, a `FILE`")
 	flags.StringArrayVar(&o.Listen, "listen", nil, "a socket: `SOCKET` is [PROTO:]ADDR[=FDNAME], PROTO tcp, udp, unix, unixgram or unixpacket (repeat)")
+	flags.Var(&o.Instances, "instances", "of a template NAME@: the instances, such as 1-3 or blue,green (default: those that are there)")
 	flags.BoolVar(&o.DynamicUser, "dynamic-user", false, "run as a user that exists only while the service runs")
 	flags.StringVar(&o.ServiceUser, "service-user", "", "run as the existing account `U` (default: root)")
 	flags.StringArrayVar(&o.Health, "health", nil, "a `URL` that has to answer with 2xx before an upgrade is good (repeat)")
@@ -129,7 +139,7 @@ the user manager, as it does for systemctl.`,
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		var err error
-		if o.Name, err = serviceName(args[0]); err != nil {
+		if o.Name, err = templateName(args[0]); err != nil {
 			return err
 		}
 		o.Args = args[1:]
@@ -171,8 +181,12 @@ func (o initOptions) spec(p Paths, user bool) (unitgen.Spec, error) {
 		s.StartProbe = []string{"/bin/sh", "-c", o.StartProbe}
 	}
 	var errs []error
+	parse := unitgen.ParseListen
+	if s.Template() {
+		parse, s.StateDir = unitgen.ParseTemplateListen, p.StateDir(o.Name+"%i")
+	}
 	for _, text := range o.Listen {
-		l, err := unitgen.ParseListen(text)
+		l, err := parse(text)
 		errs = append(errs, err)
 		s.Listen = append(s.Listen, l)
 	}
@@ -186,6 +200,7 @@ func (o initOptions) spec(p Paths, user bool) (unitgen.Spec, error) {
 // Of a directory or an archive it is called as the file in it, whose path is given, or else as the service.
 func programName(service, file string) string {
 	base := filepath.Base(file)
+	service = strings.TrimSuffix(service, "@")
 	if rest, ok := strings.CutPrefix(base, service); ok && rest != "" && strings.ContainsRune("-_.", rune(rest[0])) {
 		return service
 	}
@@ -249,7 +264,7 @@ func initLine(st style, o initOptions, d initDoc, p *initPlan) string {
 	case "would-change":
 		return fmt.Sprintf("%s %s: %s to do; nothing was changed (--dry-run)", st.note.Render(st.marks.todo), name, plural(len(d.Steps), "step"))
 	}
-	state := "not started (--start, or systemctl start " + p.spec.ServiceUnit() + ")"
+	state := "not started (--start, or systemctl start " + strings.Join(p.instantiated(p.spec.ServiceUnit()), " ") + ")"
 	if p.running || o.Start {
 		state = "running"
 	}
@@ -276,6 +291,9 @@ func (d *initDoc) fill(p *initPlan) {
 		d.Steps = append(d.Steps, s.title)
 	}
 	d.Release, d.Notes = p.current, p.notes
+	if p.spec.Template() {
+		d.Services = p.services
+	}
 }
 
 // showPlan tells what differs: the whole difference where somebody has to look

@@ -28,8 +28,12 @@ func (p *initPlan) steps() []initStep {
 	add := func(do func(ctx context.Context, f *factory) error, format string, args ...any) {
 		steps = append(steps, initStep{fmt.Sprintf(format, args...), do})
 	}
-	if p.current == nil {
-		add(p.importRelease, "import %s as the first release", p.source)
+	for _, name := range p.empty {
+		of := ""
+		if p.spec.Template() {
+			of = " of " + name
+		}
+		add(func(ctx context.Context, f *factory) error { return p.importRelease(ctx, f, name) }, "import %s as the first release%s", p.source, of)
 	}
 	for _, path := range p.save {
 		add(func(ctx context.Context, f *factory) error { return p.keep(f, path) }, "keep a copy of %s", path)
@@ -61,21 +65,23 @@ func (p *initPlan) jobs(add func(do func(ctx context.Context, f *factory) error,
 	for _, unit := range p.start { // the sockets come first
 		add(func(ctx context.Context, f *factory) error {
 			err := p.startUnit(ctx, unit)
-			if err == nil && unit == p.spec.ServiceUnit() {
-				f.noteStart(ctx, p.spec.Name)
+			if name, ok := strings.CutSuffix(unit, ".service"); ok && err == nil {
+				f.noteStart(ctx, name)
 			}
 			return err
 		}, "start %s", unit)
 	}
 }
 
-// apply does it all, under the service's lock.
+// apply does it all, under the locks of the services.
 func (p *initPlan) apply(ctx context.Context, f *factory) error {
-	lock, err := release.Acquire(ctx, p.paths.Lock(p.spec.Name), release.Holder{Since: f.now(), Who: release.Identify()}, 0)
-	if err != nil {
-		return fmt.Errorf("take the lock: %w", err)
+	for _, name := range p.services {
+		lock, err := release.Acquire(ctx, p.paths.Lock(name), release.Holder{Since: f.now(), Who: release.Identify()}, 0)
+		if err != nil {
+			return fmt.Errorf("take the lock: %w", err)
+		}
+		defer lock.Release()
 	}
-	defer lock.Release()
 	st := f.errStyle()
 	for i, s := range p.steps() {
 		if ctx.Err() != nil {
@@ -143,9 +149,9 @@ func (p *initPlan) startUnit(ctx context.Context, unit string) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	if unit != p.spec.ServiceUnit() {
+	if !strings.HasSuffix(unit, ".service") {
 		if p.running {
-			return fail(ExitUnexpected, "systemctl stop "+p.spec.ServiceUnit()+", then run the same command again", "%w (a socket cannot be opened for a service that runs)", err)
+			return fail(ExitUnexpected, "systemctl stop "+strings.Join(p.instantiated(p.spec.ServiceUnit()), " ")+", then run the same command again", "%w (a socket cannot be opened for a service that runs)", err)
 		}
 		return fail(ExitNotRestored, "does another program have the port? systemctl status "+unit, "%w", err)
 	}

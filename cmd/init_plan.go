@@ -25,14 +25,16 @@ import (
 type initPlan struct {
 	spec     unitgen.Spec
 	paths    Paths
-	source   string // the program, or a directory or an archive with it, absolute
-	stage    release.StageOptions
-	files    []unitgen.File   // as they should be
-	old      []unitgen.File   // as they are
-	changes  []unitgen.Change // from old to files
-	save     []string         // paths of files that a person wrote and that are kept as copies
-	current  *releaseStatus   // nil: none yet, the source is to be imported
-	disable  []string         // socket units that go
+	source   string                          // the program, or a directory or an archive with it, absolute
+	stage    map[string]release.StageOptions // of those in empty
+	files    []unitgen.File                  // as they should be
+	old      []unitgen.File                  // as they are
+	changes  []unitgen.Change                // from old to files
+	save     []string                        // paths of files that a person wrote and that are kept as copies
+	services []string                        // the names: one, or the instances of a template
+	current  *releaseStatus                  // of the first that has one; nil: none yet
+	empty    []string                        // services without a release: the source is to be imported
+	disable  []string                        // socket units that go
 	enable   []string
 	start    []string
 	reload   bool // systemd has to read the units again
@@ -70,6 +72,9 @@ func (f *factory) planInit(ctx context.Context, o initOptions) (*initPlan, error
 	if p.spec, err = o.spec(paths, f.globals.user); err != nil {
 		return nil, err
 	}
+	if err := p.chooseInstances(o); err != nil {
+		return nil, err
+	}
 	if p.source, err = filepath.Abs(o.Exec); err != nil {
 		return nil, fmt.Errorf("find %s: %w", o.Exec, err)
 	}
@@ -90,7 +95,7 @@ func (f *factory) planInit(ctx context.Context, o initOptions) (*initPlan, error
 	if !o.DryRun && !p.offline && !f.globals.user && f.euid != 0 {
 		return nil, fail(ExitNotAuthorised, "run it with sudo, or look first with --dry-run", "init: only root may install system services")
 	}
-	if err := p.readStore(); err != nil {
+	if err := p.readStores(); err != nil {
 		return nil, err
 	}
 	if !p.offline {
@@ -118,8 +123,8 @@ func (f *factory) planInit(ctx context.Context, o initOptions) (*initPlan, error
 			return p, err
 		}
 	}
-	if p.current == nil {
-		if err := p.planImport(ctx, f, o); err != nil {
+	for _, name := range p.empty {
+		if err := p.planImport(ctx, f, o, name); err != nil {
 			return p, err
 		}
 	}
@@ -173,10 +178,20 @@ func (f *factory) reloadProgram(path string, offline bool) (string, error) {
 	}
 }
 
-// readStore looks for a committed release. What is there stays.
-func (p *initPlan) readStore() error {
-	store, err := release.Open(p.paths.disk(p.paths.StateDir(p.spec.Name)), release.Options{})
+// readStores looks for committed releases. What is there stays.
+func (p *initPlan) readStores() error {
+	for _, name := range p.services {
+		if err := p.readStore(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *initPlan) readStore(name string) error {
+	store, err := release.Open(p.paths.disk(p.paths.StateDir(name)), release.Options{})
 	if errors.Is(err, fs.ErrNotExist) {
+		p.empty = append(p.empty, name)
 		return nil
 	}
 	if err != nil {
@@ -185,13 +200,19 @@ func (p *initPlan) readStore() error {
 	defer store.Close()
 	r, err := store.Current()
 	if errors.Is(err, release.ErrNoCurrent) {
+		p.empty = append(p.empty, name)
 		return nil
 	}
 	if err != nil {
 		return fail(ExitRefused, hintOf(err), "read current release: %w", err)
 	}
-	p.current = describeRelease(r)
-	p.spec.Exec = r.Program // ExecStart= goes on naming what the releases hold
+	if p.current == nil {
+		p.current = describeRelease(r)
+		p.spec.Exec = r.Program // ExecStart= goes on naming what the releases hold
+	}
+	if r.Program != p.spec.Exec {
+		return fail(ExitRefused, "a template has one name for the program: move "+p.paths.StateDir(name)+" away", "the program of %s is called %s, and not %s", name, r.Program, p.spec.Exec)
+	}
 	if fi, err := os.Stat(p.source); err == nil && fi.IsDir() {
 		return nil // what it would become is known only when all of it is copied
 	}
@@ -199,7 +220,8 @@ func (p *initPlan) readStore() error {
 	if err != nil {
 		return fail(ExitRefused, "", "read %s: %w", p.source, err)
 	}
-	if sum != r.SHA256 && (r.Archive == nil || sum != r.Archive.SHA256) {
+	told := slices.ContainsFunc(p.notes, func(n note) bool { return n.ID == "other-program" }) // of another instance
+	if sum != r.SHA256 && (r.Archive == nil || sum != r.Archive.SHA256) && !told {
 		p.note("other-program", "zdt upgrade "+p.spec.Name+" --binary "+p.source, "%s is not the current release; init leaves that as it is, to deploy it:", p.source)
 	}
 	return nil
@@ -226,7 +248,11 @@ func (p *initPlan) readUnits() error {
 	for _, f := range p.files {
 		names = append(names, f.Name)
 	}
-	more, err := filepath.Glob(filepath.Join(dir, p.spec.Name+".*socket"))
+	pattern := p.spec.Name + ".*socket"
+	if prefix, ok := strings.CutSuffix(p.spec.Name, "@"); ok {
+		pattern = prefix + "*@.socket"
+	}
+	more, err := filepath.Glob(filepath.Join(dir, pattern))
 	if err != nil {
 		return err
 	}
@@ -260,13 +286,15 @@ func (p *initPlan) readUnits() error {
 // askSystemd finds out which units have to be enabled, started and stopped.
 func (p *initPlan) askSystemd(ctx context.Context, o initOptions) error {
 	p.reload = len(p.changes) > 0
-	units := append(p.spec.SocketUnits(), p.spec.ServiceUnit())
-	for _, name := range units {
+	var units []string
+	for _, unit := range p.units() {
+		name := unit.name
+		units = append(units, name)
 		u, err := p.bus.Unit(ctx, name)
 		if err != nil && !errors.Is(err, dbusctl.ErrNoUnit) {
 			return err
 		}
-		want := filepath.Join(p.paths.Units, name)
+		want := filepath.Join(p.paths.Units, unit.file)
 		switch {
 		case u.LoadState == "masked":
 			return fail(ExitRefused, "systemctl unmask "+name, "%s is masked", name)
@@ -281,13 +309,13 @@ func (p *initPlan) askSystemd(ctx context.Context, o initOptions) error {
 		if o.Start && !active {
 			p.start = append(p.start, name)
 		}
-		if name == p.spec.ServiceUnit() {
-			p.running = active
+		if unit.service != "" {
+			p.running = p.running || active
 		}
 	}
 	for _, c := range p.changes {
 		if c.Kind == unitgen.Remove {
-			p.disable = append(p.disable, filepath.Base(c.Path))
+			p.disable = append(p.disable, p.instantiated(filepath.Base(c.Path))...)
 		}
 	}
 	if p.running && len(p.changes) > 0 {

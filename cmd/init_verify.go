@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/zdt-dev/zdt/unitgen"
@@ -40,7 +41,12 @@ func (p *initPlan) verify(ctx context.Context, user bool) error {
 		"ExecStart="+filepath.Join(p.spec.StateDir, "current", p.spec.Exec), "ExecStart=/bin/sh",
 		"ExecReload="+p.spec.Zdt, "ExecReload=/bin/sh",
 		"ExecStop=-"+p.spec.Zdt, "ExecStop=-/bin/sh")
-	for _, f := range p.files {
+	files := slices.Clone(p.files)
+	for i := range files {
+		if p.spec.Template() { // which systemd-analyze reads as an instance "i": no port ends so
+			files[i].Name = unitgen.InstanceUnit(files[i].Name, p.spec.Instances[0])
+		}
+		f := files[i]
 		path := filepath.Join(dir, f.Name)
 		if err := os.WriteFile(path, []byte(stand.Replace(string(f.Data))), 0o644); err != nil {
 			return fmt.Errorf("verify units: %w", err)
@@ -53,7 +59,7 @@ func (p *initPlan) verify(ctx context.Context, user bool) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("verify units: %w", context.Cause(ctx))
 	}
-	bad := complaints(string(out), dir, p.files)
+	bad := complaints(string(out), dir, files)
 	if len(bad) == 0 {
 		if err != nil {
 			p.note("verify", "", "systemd-analyze verify could not be asked: %v", err)

@@ -1,11 +1,13 @@
 package cmd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/zdt-dev/zdt/unitgen"
@@ -92,6 +94,36 @@ func (p Paths) Services() ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, err
+}
+
+// Instances are the names of all services with a store that are instances of a template, "web@": those with numbers by
+// their value, which is how an operator counts them.
+func (p Paths) Instances(template string) ([]string, error) {
+	all, err := p.Services()
+	names := slices.DeleteFunc(all, func(name string) bool {
+		of, _, ok := unitgen.SplitName(name)
+		return !ok || of != template
+	})
+	slices.SortFunc(names, compareInstances)
+	return names, err
+}
+
+// compareInstances orders names so that web@2 comes before web@10.
+func compareInstances(a, b string) int {
+	_, x, _ := unitgen.SplitName(a)
+	_, y, _ := unitgen.SplitName(b)
+	m, errm := strconv.ParseUint(x, 10, 64)
+	n, errn := strconv.ParseUint(y, 10, 64)
+	switch {
+	case errm == nil && errn == nil && m != n:
+		return cmp.Compare(m, n)
+	case (errm == nil) != (errn == nil): // numbers before words
+		if errm == nil {
+			return -1
+		}
+		return 1
+	}
+	return strings.Compare(a, b)
 }
 
 // serviceName accepts NAME and, because people copy it from systemctl,

@@ -75,7 +75,7 @@ func runRehearse(ctx context.Context, f *factory, o rehearseOptions) error {
 		return err
 	}
 	defer s.close()
-	gates, err := parseGates(s.policy, o.Gates)
+	gates, err := parseGates(s.policy, gatesOf(o.Service, o.Gates))
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ func documents() map[string]reflect.Type {
 		"zdt.prune/1":     reflect.TypeFor[pruneDoc](),
 		"zdt.rehearse/1":  reflect.TypeFor[rehearse.Result](),
 		"zdt.releases/1":  reflect.TypeFor[releasesDoc](),
+		"zdt.roll/1":      reflect.TypeFor[rollDoc](),
 		"zdt.stage/1":     reflect.TypeFor[stageDoc](),
 		"zdt.status/1":    reflect.TypeFor[statusDoc](),
 		"zdt.update/1":    reflect.TypeFor[updateDoc](),

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -209,9 +208,20 @@ func (f *factory) openStaging(ctx context.Context, name string) (*release.Store,
 // administrator makes.
 func readPolicy(p Paths, name string) (unitgen.Policy, error) {
 	unit := p.disk(filepath.Join(p.Units, name+".service"))
-	paths, err := filepath.Glob(strings.NewReplacer("*", `\*`, "?", `\?`, "[", `\[`).Replace(unit) + ".d/*.conf")
+	paths, err := filepath.Glob(escapeGlob(unit) + ".d/*.conf")
 	if err != nil {
 		return unitgen.Policy{}, err
+	}
+	if template, _, ok := unitgen.SplitName(name); ok {
+		shared := p.disk(filepath.Join(p.Units, template+".service"))
+		more, err := filepath.Glob(escapeGlob(shared) + ".d/*.conf")
+		if err != nil {
+			return unitgen.Policy{}, err
+		}
+		paths = append(more, paths...)
+		if _, err := os.Lstat(unit); errors.Is(err, fs.ErrNotExist) {
+			unit = shared
+		}
 	}
 	var files []unitgen.File
 	for _, path := range append([]string{unit}, paths...) {
@@ -221,5 +231,5 @@ func readPolicy(p Paths, name string) (unitgen.Policy, error) {
 		}
 		files = append(files, unitgen.File{Name: filepath.Base(path), Path: path, Data: data})
 	}
-	return unitgen.ParsePolicy(files...)
+	return unitgen.InstancePolicy(name, files...)
 }

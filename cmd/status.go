@@ -123,12 +123,14 @@ func newStatusCmd(f *factory) *cobra.Command {
 		Use:   "status [NAME...]",
 		Short: "Show services: state, release, connections, open upgrade",
 		Long: `Show what systemd, the running program and the release store say of a service,
-or of all services. Takes no lock and changes nothing, also during an upgrade.`,
+or of all services. NAME@ stands for all instances of a template. Takes no lock
+and changes nothing, also during an upgrade.`,
 		Example: `  zdt status
   zdt status web
+  zdt status web@
   zdt status web -o json`,
 		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: f.completeServices(-1),
+		ValidArgsFunction: f.completeSets(true),
 	}
 	return f.command(cmd, func(ctx context.Context, args []string) error {
 		return runStatus(ctx, f, args)
@@ -140,11 +142,21 @@ func runStatus(ctx context.Context, f *factory, args []string) error {
 	if err != nil {
 		return err
 	}
-	names := make([]string, len(args))
-	for i, a := range args {
-		if names[i], err = serviceName(a); err != nil {
+	var names []string
+	for _, a := range args {
+		if isSet([]string{a}) {
+			set, err := expandSet([]string{a}, p.Instances)
+			if err != nil {
+				return err
+			}
+			names = append(names, set.Names...)
+			continue
+		}
+		name, err := serviceName(a)
+		if err != nil {
 			return err
 		}
+		names = append(names, name)
 	}
 	all := len(names) == 0
 	if all {

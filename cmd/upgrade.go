@@ -49,9 +49,9 @@ type upgradeOptions struct {
 }
 
 func newUpgradeCmd(f *factory) *cobra.Command {
-	o := upgradeOptions{run: f.transact}
+	o := rollOptions{upgradeOptions: upgradeOptions{run: f.transact}}
 	cmd := &cobra.Command{
-		Use:   "upgrade NAME [--binary FILE] [FLAGS]",
+		Use:   "upgrade NAME... [--binary FILE] [FLAGS]",
 		Short: "Replace a service's program without its clients noticing",
 		Long: `Replace the program of a service without its clients noticing.
 
@@ -62,12 +62,17 @@ take over, and waits until the old one has finished its connections. When
 anything fails before that, the old program serves on as if nothing had been.
 A service that is down is started with the new program.
 
+NAME@ stands for the instances of a template that are not stopped, 'NAME@b*' for
+some of them. They are upgraded one after the other, each as if it were the only
+one. The first that fails stops the roll; the same command goes on there.
+
 Ctrl-C before the new program has taken over undoes the upgrade.`,
 		Example: `  zdt upgrade web --binary ./web-1.4.3
   zdt upgrade web --binary ./web-1.4.3 --bake 2m -m "fix CVE-2026-1234"
-  zdt upgrade web --binary ./web-1.4.3 --sha256 "$SUM" --wait=5m -o json`,
-		Args:              arguments(1, 1, "the NAME of the service"),
-		ValidArgsFunction: f.completeServices(1),
+  zdt upgrade web --binary ./web-1.4.3 --sha256 "$SUM" --wait=5m -o json
+  zdt upgrade web@ --binary ./web-1.4.3 --pause 1m`,
+		Args:              arguments(1, -1, "the NAME of the service"),
+		ValidArgsFunction: f.completeSets(false),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.Binary, "binary", "", "the new program: a `FILE` (default: the current release)")
@@ -86,6 +91,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.Var((*waitFlag)(&o.Wait), "wait", "wait for another upgrade of the service to end, at most D")
 	flags.Lookup("wait").NoOptDefVal = "forever"
 	flags.Var(maybeOnFailure{&o.OnFailure}, "on-failure", "when the bake fails and the new program lives: rollback, or freeze until somebody decides (default: the unit's)")
+	addRollFlags(flags, &o)
 	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "go on although somebody holds the service")
 	flags.Var((*planIDFlag)(&o.PlanID), "plan-id", "refuse when anything has changed that the plan of this `ID` depends on; zdt plan prints it")
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
@@ -94,32 +100,35 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	addDetachFlags(flags, &o.Detach, &o.as)
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {
+		if isSet(args) {
+			return runRoll(ctx, f, o, args)
+		}
 		var err error
 		if o.Service, err = serviceName(args[0]); err != nil {
 			return err
 		}
 		if o.Helper {
 			if operator, err := f.asOperator(o.Service); err != nil || operator {
-				return f.operate(ctx, cmd, o, err)
+				return f.operate(ctx, cmd, o.upgradeOptions, err)
 			}
 			for _, name := range []string{"binary", "release", "sha256", "exec", "signature", "gate", "strategy", "bake", "ready-timeout", "drain-timeout", "rehearse", "no-rehearse", "message", "detach"} {
 				if cmd.Flags().Changed(name) {
 					return usage("run zdt upgrade twice", "upgrade: --helper and --%s exclude each other", name)
 				}
 			}
-			return f.renewHelper(ctx, o)
+			return f.renewHelper(ctx, o.upgradeOptions)
 		}
 		if o.Release != "" && (o.Binary != "" || o.SHA256 != "" || o.Exec != "" || o.Signature != "") {
 			return usage("", "upgrade: --release excludes --binary and what belongs to it")
 		}
 		if operator, err := f.asOperator(o.Service); err != nil || operator {
-			return f.operate(ctx, cmd, o, err)
+			return f.operate(ctx, cmd, o.upgradeOptions, err)
 		}
 		if o.Detach {
 			return f.detach(ctx, cmd, o.Service)
 		}
-		return f.answer(o.as, o.Service, runUpgrade(ctx, f, o))
-	}, upgradeCodes()...)
+		return f.answer(o.as, o.Service, runUpgrade(ctx, f, o.upgradeOptions))
+	}, rollCodes()...)
 }
 
 // upgradeCodes are the exit codes of every command that carries a transaction out.

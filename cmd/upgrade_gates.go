@@ -15,7 +15,7 @@ func (s *site) gates(o upgradeOptions) (*upgrade.Gates, error) {
 	if o.SkipGates {
 		return nil, nil
 	}
-	gates, err := parseGates(s.policy, o.Gates)
+	gates, err := parseGates(s.policy, gatesOf(o.Service, o.Gates))
 	if err != nil || len(gates) == 0 {
 		return nil, err
 	}
@@ -27,6 +27,15 @@ func (s *site) gates(o upgradeOptions) (*upgrade.Gates, error) {
 		w := p.Run(ctx, gates, health.Candidate(c), func(p health.Progress) { tell(p.String()) })
 		return upgrade.GateWatch{Passed: w.Passed(), Failed: w.Failed(), Settle: w.Settle, Wait: func() []upgrade.GateResult { return gateResults(w.Wait()) }}
 	}}, nil
+}
+
+// gatesOf are the gates of the command line, for one service.
+func gatesOf(service string, gates []string) []string {
+	var filled []string
+	for _, g := range gates {
+		filled = append(filled, unitgen.FillName(service, g))
+	}
+	return filled
 }
 
 func parseGates(policy unitgen.Policy, flags []string) ([]health.Gate, error) {

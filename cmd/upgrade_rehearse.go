@@ -57,7 +57,7 @@ func (s *site) rehearsalOf(o upgradeOptions, room func(context.Context) upgrade.
 	wanted := func(ctx context.Context, to release.Release, txid string) (q rehearsal, err error) {
 		q = rehearsal{release: to, txid: txid, readyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout)}
 		if !o.SkipGates {
-			if q.gates, err = parseGates(s.policy, o.Gates); err != nil {
+			if q.gates, err = parseGates(s.policy, gatesOf(o.Service, o.Gates)); err != nil {
 				return q, err
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"strings"
 	"text/template"
 	"time"
 
@@ -34,7 +33,7 @@ const (
 type serviceView struct {
 	Spec
 	Format                                int
-	Description                           string
+	Description, Self                     string // Self is Name, or what becomes it in each instance
 	Sockets                               string
 	ExecStart, ExecReload, ExecStop       string
 	StartProbe                            string
@@ -51,6 +50,7 @@ type serviceView struct {
 type socketView struct {
 	Format                                int
 	Name, Unit, FDName, Description       string
+	Service                               string // its unit
 	Listen                                []string
 	Stream, TCP, Wildcard, Specific, Path bool
 	UserManager, Named                    bool
@@ -89,11 +89,12 @@ func newServiceView(s Spec) serviceView {
 	v := serviceView{
 		Spec:         s,
 		Format:       formatVersion,
-		Description:  quoteValue(s.Description),
-		Sockets:      joinUnits(s.SocketUnits()),
-		ExecStart:    command(s.command()),
-		ExecReload:   command([]string{s.Zdt, "handoff"}),
-		ExecStop:     command([]string{s.Zdt, "stop"}),
+		Description:  s.value(s.Description),
+		Self:         s.self(),
+		Sockets:      s.joinUnits(s.SocketUnits()),
+		ExecStart:    s.command(s.argv()),
+		ExecReload:   s.command([]string{s.Zdt, "handoff"}),
+		ExecStop:     s.command([]string{s.Zdt, "stop"}),
 		ReadyTimeout: formatSpan(s.ReadyTimeout),
 		DrainTimeout: formatSpan(s.DrainTimeout),
 		Bake:         formatSpan(s.Bake),
@@ -115,10 +116,10 @@ func newServiceView(s Spec) serviceView {
 		v.RestartSec, v.RestartSteps = "100ms", true
 	}
 	if len(s.StartProbe) > 0 {
-		v.StartProbe = command(s.StartProbe)
+		v.StartProbe = s.command(s.StartProbe)
 	}
 	for _, kv := range s.Environment {
-		v.Environment = append(v.Environment, quoteWord(kv))
+		v.Environment = append(v.Environment, s.word(kv))
 	}
 	return v
 }
@@ -129,33 +130,24 @@ func newSocketView(s Spec, g socketGroup) socketView {
 		Name:        s.Name,
 		Unit:        g.unit,
 		Named:       g.fdName != "",
-		FDName:      g.fileDescriptorName(),
-		Description: quoteValue(s.Description),
+		FDName:      s.fileDescriptorName(g),
+		Service:     s.refer(s.ServiceUnit()),
+		Description: s.value(s.Description),
 		UserManager: s.UserManager,
 	}
 	for _, l := range g.listen {
-		v.Listen = append(v.Listen, l.directive())
+		v.Listen = append(v.Listen, l.directive(s))
 		v.Stream = v.Stream || l.Proto == "tcp" || l.Proto == "unix" || l.Proto == "unixpacket"
 		v.TCP = v.TCP || l.Proto == "tcp"
 		if l.local() {
 			v.Path = v.Path || l.Addr[0] == '/'
 			continue
 		}
-		addr := l.addrPort().Addr()
+		addr := l.at(s.samples()[0]).addrPort().Addr()
 		v.Wildcard = v.Wildcard || addr.IsUnspecified() && addr.Is6()
 		v.Specific = v.Specific || !addr.IsUnspecified() && !addr.IsLoopback()
 	}
 	return v
-}
-
-// command writes argv as the value of an Exec setting. argv[0] is a path that
-// passed validatePath.
-func command(argv []string) string {
-	words := []string{quoteWord(argv[0])}
-	for _, a := range argv[1:] {
-		words = append(words, quoteArg(a))
-	}
-	return strings.Join(words, " ")
 }
 
 func render(name, text string, view any) ([]byte, error) {

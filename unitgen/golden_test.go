@@ -57,7 +57,11 @@ func decodeSpec(t testing.TB, data []byte) Spec {
 	}
 	s := in.Spec
 	for _, text := range in.Listen {
-		l, err := ParseListen(text)
+		parse := ParseListen
+		if s.Template() {
+			parse = ParseTemplateListen
+		}
+		l, err := parse(text)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,6 +35,30 @@ const listenFix = "write it as [PROTO:]ADDR[=FDNAME], for example :8080, tcp:127
 // ADDR:PORT), udp, unix (the default for a path or @name), unixgram or
 // unixpacket. The last "=" begins FDNAME. The error is an *InputError.
 func ParseListen(s string) (Listen, error) {
+	l, err := splitListen(s)
+	if err == nil {
+		err = l.validate(s)
+	}
+	if err != nil {
+		return Listen{}, err
+	}
+	if !l.local() && l.Addr[0] != ':' {
+		l.Addr = netip.MustParseAddrPort(l.Addr).String() // one spelling per address
+	}
+	return l, nil
+}
+
+// ParseTemplateListen is ParseListen for a socket of a template. With %i, which stands for the instance, it may
+// be anything until that is known: Spec.Validate tells.
+func ParseTemplateListen(s string) (Listen, error) {
+	if !strings.Contains(s, specifier) {
+		return ParseListen(s)
+	}
+	return splitListen(s)
+}
+
+// splitListen takes a socket apart.
+func splitListen(s string) (Listen, error) {
 	var l Listen
 	rest := s
 	if i := strings.LastIndexByte(rest, '='); i >= 0 {
@@ -55,16 +79,10 @@ func ParseListen(s string) (Listen, error) {
 			l.Proto = "unix"
 		}
 	}
-	if _, err := strconv.Atoi(rest); err == nil && !l.local() {
+	if _, err := strconv.Atoi(fill(rest, "0")); err == nil && !l.local() {
 		rest = ":" + rest // systemd's own spelling of a port on all addresses
 	}
 	l.Addr = rest
-	if err := l.validate(s); err != nil {
-		return Listen{}, err
-	}
-	if !l.local() && l.Addr[0] != ':' {
-		l.Addr = netip.MustParseAddrPort(l.Addr).String() // one spelling per address
-	}
 	return l, nil
 }
 
@@ -78,6 +96,12 @@ func (l Listen) String() string {
 		s += "=" + l.FDName
 	}
 	return s
+}
+
+// at is the socket of one instance of a template.
+func (l Listen) at(instance string) Listen {
+	l.Addr = fill(l.Addr, instance)
+	return l
 }
 
 func (l Listen) local() bool { return strings.HasPrefix(l.Proto, "unix") }
@@ -109,6 +133,11 @@ func (l Listen) validateInet(given string) error {
 	}
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
+		if i := strings.LastIndexByte(addr, ':'); i >= 0 {
+			if _, err := netip.ParseAddr(strings.Trim(addr[:i], "[]")); err == nil {
+				return refuse("listen", given, "not an address and port: that is a number from 1 to 65535", listenFix)
+			}
+		}
 		host, port, _ := strings.Cut(addr, ":")
 		_, atoi := strconv.Atoi(port)
 		if host != "" && atoi == nil && !strings.ContainsAny(host, "[]/") {
@@ -141,13 +170,13 @@ func (l Listen) validateUnix(given string) error {
 }
 
 // directive is the line of a socket unit for l.
-func (l Listen) directive() string {
+func (l Listen) directive(s Spec) string {
 	key := map[string]string{
 		"tcp": "ListenStream", "unix": "ListenStream",
 		"udp": "ListenDatagram", "unixgram": "ListenDatagram",
 		"unixpacket": "ListenSequentialPacket",
 	}[l.Proto]
-	return key + "=" + quoteValue(strings.TrimPrefix(l.Addr, ":"))
+	return key + "=" + s.value(strings.TrimPrefix(l.Addr, ":"))
 }
 
 // addrPort is the address of a tcp or udp socket, [::] when none is given.

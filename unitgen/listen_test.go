@@ -36,8 +36,8 @@ func TestParseListen(t *testing.T) {
 		if c.text == "" {
 			c.text = c.in
 		}
-		if got != c.want || got.String() != c.text || got.directive() != c.directive {
-			t.Errorf("ParseListen(%q) = %#v, %q, %q; want %#v, %q, %q", c.in, got, got.String(), got.directive(), c.want, c.text, c.directive)
+		if got != c.want || got.String() != c.text || got.directive(Spec{}) != c.directive {
+			t.Errorf("ParseListen(%q) = %#v, %q, %q; want %#v, %q, %q", c.in, got, got.String(), got.directive(Spec{}), c.want, c.text, c.directive)
 		}
 	}
 }
@@ -131,8 +131,8 @@ func FuzzParseListen(f *testing.F) {
 		if err != nil || again != l {
 			t.Fatalf("ParseListen(%q) = %#v, written as %q, read back as %#v, %v", s, l, l.String(), again, err)
 		}
-		if strings.ContainsAny(l.directive(), "\n\r\x00") || continues(l.directive()) {
-			t.Fatalf("directive %q of %q is not one line", l.directive(), s)
+		if strings.ContainsAny(l.directive(Spec{}), "\n\r\x00") || continues(l.directive(Spec{})) {
+			t.Fatalf("directive %q of %q is not one line", l.directive(Spec{}), s)
 		}
 	})
 }

@@ -106,11 +106,32 @@ func (e *PolicyError) Hint() string {
 // ParsePolicy reads the unit file and then its drop-ins, in the order systemd
 // reads them (FragmentPath, DropInPaths). A later value replaces an earlier
 // one, lists grow, an empty value resets to the default. Values in [X-Zdt] stand as they
-// are: no quoting, no %-specifiers. Of each File only Path and Data are used.
+// are: no quoting, no %-specifiers. Of each File only Path and Data are used. InstancePolicy is for instances of templates.
 //
 // The error joins one *PolicyError for each line that cannot be read; the
 // Policy then holds what the other lines say.
 func ParsePolicy(files ...File) (Policy, error) {
+	return parsePolicy(func(text string) string { return text }, files)
+}
+
+// InstancePolicy is ParsePolicy for the service of that name. If it is an instance of a template, these stand in [X-Zdt] for what
+// they are in systemd's own settings: %i, %p, %n, %N, and %% for a percent sign. What else has one, as a URL may, stays.
+func InstancePolicy(service string, files ...File) (Policy, error) {
+	return parsePolicy(func(text string) string { return FillName(service, text) }, files)
+}
+
+// FillName puts the name of an instance in the place of what stands for it in text, as InstancePolicy does. For any other service
+// text stays as it is.
+func FillName(service, text string) string {
+	template, instance, ok := SplitName(service)
+	if !ok {
+		return text
+	}
+	names := strings.NewReplacer("%%", "%", "%i", instance, "%p", strings.TrimSuffix(template, "@"), "%n", service+".service", "%N", service)
+	return names.Replace(text)
+}
+
+func parsePolicy(expand func(string) string, files []File) (Policy, error) {
 	r := policyReader{policy: defaultPolicy()}
 	for _, f := range files {
 		all, bad := parseUnit(f.Data)
@@ -122,6 +143,9 @@ func ParsePolicy(files ...File) (Policy, error) {
 			}
 		}
 		for _, s := range all {
+			if s.section == policySection {
+				s.value = expand(s.value)
+			}
 			r.at(f.Path, s)
 		}
 	}
@@ -197,7 +221,7 @@ func (r *policyReader) set(here place, s setting) error {
 			p.Name = ""
 			return nil
 		}
-		if err := ValidateName(v); err != nil {
+		if err := ValidateName(v); err != nil && ValidateTemplate(v) != nil {
 			return err
 		}
 		p.Name = v

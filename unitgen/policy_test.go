@@ -16,14 +16,42 @@ func TestPolicyOfGenerated(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := ParsePolicy(files[0])
+		s := g.spec.withDefaults()
+		service := s.Name
+		if s.Template() { // read for an instance, as it is there
+			service += "2"
+			for i := range s.Listen {
+				s.Listen[i] = s.Listen[i].at("2")
+			}
+			for i := range s.Health {
+				s.Health[i] = fill(s.Health[i], "2")
+			}
+		}
+		p, err := InstancePolicy(service, files[0])
 		if err != nil || len(p.Warnings) > 0 {
 			t.Errorf("%s: %v, %v", g.name, err, p.Warnings)
 		}
-		s := g.spec.withDefaults()
 		if !p.Managed || p.Name != s.Name || p.Exec != s.Exec || p.Runtime != s.Runtime || !slices.Equal(p.Listen, s.Listen) || !slices.Equal(p.Health, s.Health) ||
 			p.ReadyTimeout != s.ReadyTimeout || p.DrainTimeout != s.DrainTimeout || p.Bake != s.Bake || p.OnFailure != s.OnFailure {
 			t.Errorf("%s: read back %+v of %+v", g.name, p, s)
+		}
+	}
+}
+
+// What stands for the name of an instance is filled in, for an instance only; a URL keeps its percent signs.
+func TestInstancePolicy(t *testing.T) {
+	unit := File{Path: "web@.service", Data: []byte("[X-Zdt]\nName=web@\nHealth=http://127.0.0.1:80%i/?a=%20b%2f\nGate=exec:/bin/x %p %n %N %%i\nRun=--ready=tcp:127.0.0.1:80%i\n[Service]\nEnvironment=ZDT_READY_TIMEOUT=%i\n")}
+	for _, c := range []struct{ service, health, gate, run string }{
+		{"web@81", "http://127.0.0.1:8081/?a=%20b%2f", "exec:/bin/x web web@81.service web@81 %i", "--ready=tcp:127.0.0.1:8081"},
+		{"web@8-1_b", "", "exec:/bin/x web web@8-1_b.service web@8-1_b %i", "--ready=tcp:127.0.0.1:808-1_b"},
+		{"web", "", "exec:/bin/x %p %n %N %%i", "--ready=tcp:127.0.0.1:80%i"},
+	} {
+		p, err := InstancePolicy(c.service, unit)
+		if (c.health == "") != (err != nil) { // that port is none
+			t.Errorf("%s: %v", c.service, err)
+		}
+		if c.health != "" && !slices.Equal(p.Health, []string{c.health}) || !slices.Equal(p.Gates, []string{c.gate}) || !slices.Equal(p.Run, []string{c.run}) {
+			t.Errorf("%s: %q %q %q", c.service, p.Health, p.Gates, p.Run)
 		}
 	}
 }

@@ -32,7 +32,7 @@ func (r Reconcile) Generate() (File, error) {
 		view.Target = "default.target"
 		argv = append(argv, "--user")
 	}
-	view.ExecStart = command(append(argv, "resume", "--all", "--settle"))
+	view.ExecStart = Spec{}.command(append(argv, "resume", "--all", "--settle"))
 	for _, v := range r.Environment {
 		view.Environment = append(view.Environment, quoteWord(v))
 	}

@@ -38,15 +38,20 @@ const (
 // A Spec is everything zdt init knows about a service. The zero value of every
 // field but Name, Exec and Zdt has a meaning.
 type Spec struct {
-	Name        string // names the units, the state directory and the runtime directory
+	Name        string // names the units, the state directory and the runtime directory; a template's ends with "@"
 	Description string // one line; default: Name
+
+	// Instances are those of a template that are known, "1" of web@1. They are in no unit: what the units of every
+	// instance share must fit each of them, and its addresses must be its own. In a template %i stands for the instance in
+	// everything that is text.
+	Instances []string
 
 	Exec        string   // base name of the program; it is run as StateDir/current/Exec
 	Args        []string // its arguments, each exactly as the program shall see it
 	Environment []string // KEY=VALUE
 	StartProbe  []string // absolute path and arguments of a command that must succeed before each start
 
-	StateDir string // default: /var/lib/zdt/NAME; needed with UserManager
+	StateDir string // default: /var/lib/zdt/NAME, of a template NAME%i; needed with UserManager
 	UnitDir  string // default: /etc/systemd/system; needed with UserManager
 	Zdt      string // absolute path of zdt itself, for ExecReload= and ExecStop=
 
@@ -75,9 +80,9 @@ func (s Spec) withDefaults() Spec {
 			*p = v
 		}
 	}
-	def(&s.Description, s.Name)
+	def(&s.Description, s.self())
 	if !s.UserManager {
-		def(&s.StateDir, path.Join(DefaultStateRoot, s.Name))
+		def(&s.StateDir, path.Join(DefaultStateRoot, s.self()))
 		def(&s.UnitDir, DefaultUnitDir)
 	}
 	if s.Runtime == "" {
@@ -122,9 +127,9 @@ type socketGroup struct {
 // fileDescriptorName is what systemd passes in LISTEN_FDNAMES. Sockets without a name get
 // the unit's own, as from systemd itself; package handoff knows by the suffix
 // that it has to go by the address.
-func (g socketGroup) fileDescriptorName() string {
+func (s Spec) fileDescriptorName(g socketGroup) string {
 	if g.fdName == "" {
-		return g.unit
+		return s.refer(g.unit)
 	}
 	return g.fdName
 }
@@ -139,7 +144,7 @@ func (s Spec) sockets() []socketGroup {
 			i = len(groups)
 			unit := s.Name + ".socket"
 			if l.FDName != "" && (unnamed || i > 0) {
-				unit = s.Name + "." + l.FDName + ".socket"
+				unit = s.socketUnit(l.FDName)
 			}
 			groups = append(groups, socketGroup{unit: unit, fdName: l.FDName})
 		}
@@ -151,8 +156,8 @@ func (s Spec) sockets() []socketGroup {
 // execPath is what ExecStart= names.
 func (s Spec) execPath() string { return path.Join(s.StateDir, "current", s.Exec) }
 
-// command is the whole ExecStart=.
-func (s Spec) command() []string {
+// argv is the whole ExecStart=.
+func (s Spec) argv() []string {
 	words := append([]string{s.execPath()}, s.Args...)
 	if s.Runtime == RuntimeHelper {
 		words = append(append(append([]string{s.Zdt, "run"}, s.Run...), "--"), words...)
@@ -173,9 +178,16 @@ func (s Spec) runFlag(name string) (value string) {
 // runtimeDir is where control.sock is, in words for the operator.
 func (s Spec) runtimeDir() string {
 	if s.UserManager {
-		return "$XDG_RUNTIME_DIR/zdt/" + s.Name
+		return "$XDG_RUNTIME_DIR/zdt/" + s.self()
 	}
-	return "/run/zdt/" + s.Name
+	return "/run/zdt/" + s.self()
 }
 
-func joinUnits(units []string) string { return strings.Join(units, " ") }
+// joinUnits is how a unit of s names others.
+func (s Spec) joinUnits(units []string) string {
+	names := make([]string, len(units))
+	for i, u := range units {
+		names[i] = s.refer(u)
+	}
+	return strings.Join(names, " ")
+}

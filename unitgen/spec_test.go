@@ -26,7 +26,14 @@ func TestValidate(t *testing.T) {
 		{"unit name", func(s *Spec) { s.Name = "web.service" }, "this is a unit's name"},
 		{"slash", func(s *Spec) { s.Name = "a/b" }, "only letters"},
 		{"dots", func(s *Spec) { s.Name = ".." }, "only letters"},
-		{"template", func(s *Spec) { s.Name = "web@1" }, "only letters"},
+		{"instance", func(s *Spec) { s.Name = "web@1" }, "make the template, web@"},
+		{"template without a name", func(s *Spec) { s.Name = "@" }, "empty"},
+		{"zdt's own template", func(s *Spec) { s.Name = "zdt-operator@" }, "zdt's own"},
+		{"bad instance", func(s *Spec) { s.Name, s.Instances, s.Listen = "web@", []string{"a b"}, nil }, "only letters"},
+		{"instances of no template", func(s *Spec) { s.Instances = []string{"1"} }, "name it web@"},
+		{"instances that share an address", func(s *Spec) { s.Name, s.Instances = "web@", []string{"1", "2"} }, "instances 1 and 2"},
+		{"port of an instance", func(s *Spec) { s.Name, s.Instances = "web@", []string{"x"}; s.Listen[0].Addr = ":80%i" }, "not an address"},
+		{"instance outside of a template", func(s *Spec) { s.Listen[0].Addr = ":80%i" }, "not an address"},
 		{"specifier", func(s *Spec) { s.Name = "web%i" }, "only letters"},
 		{"newline in name", func(s *Spec) { s.Name = "web\n" }, "only letters"},
 		{"dash first", func(s *Spec) { s.Name = "-web" }, "only letters"},
@@ -122,7 +129,7 @@ func TestSocketUnits(t *testing.T) {
 			}
 			s.Listen = append(s.Listen, l)
 		}
-		if got := joinUnits(s.SocketUnits()); got != c.units {
+		if got := s.joinUnits(s.SocketUnits()); got != c.units {
 			t.Errorf("%q: units %q, want %q", c.listen, got, c.units)
 		}
 		files, err := Generate(s)
@@ -160,7 +167,7 @@ func TestRunFlags(t *testing.T) {
 				for i := range words {
 					words[i] = strings.NewReplacer("%%", "%", "$$", "$").Replace(words[i])
 				}
-				if want := s.withDefaults().command(); err != nil || !slices.Equal(words, want) {
+				if want := s.withDefaults().argv(); err != nil || !slices.Equal(words, want) {
 					t.Errorf("%q, %v; want %q", words, err, want)
 				}
 			}

@@ -37,9 +37,9 @@ func (s Spec) Validate() error {
 			errs = append(errs, err)
 		}
 	}
-	if err := ValidateName(s.Name); err != nil {
+	if err := s.validateNames(); err != nil {
 		add(err)
-		s.Name = "name" // the paths made from it shall not be complained about as well
+		s.Name, s.Instances = "name", nil // the paths made from it shall not be complained about as well
 	}
 	s = s.withDefaults()
 	add(validateText("description", s.Description, 1024))
@@ -73,14 +73,40 @@ func (s Spec) Validate() error {
 	return errors.Join(errs...)
 }
 
-// ValidateName checks the name of a service. The error is an *InputError.
+// validateNames checks the name, and those of the instances of a template.
+func (s Spec) validateNames() error {
+	if !s.Template() {
+		if template, _, ok := SplitName(s.Name); ok {
+			return refuse("name", s.Name, "an instance has no units of its own", "make the template, "+template)
+		}
+		if len(s.Instances) > 0 {
+			return refuse("name", s.Name, "only a template has instances", "name it "+s.Name+"@")
+		}
+		return ValidateName(s.Name)
+	}
+	errs := []error{ValidateTemplate(s.Name)}
+	if errs[0] == nil {
+		for _, name := range s.Services() {
+			errs = append(errs, ValidateName(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ValidateName checks the name of a service, NAME or, of an instance of a template, NAME@INSTANCE. The error is an
+// *InputError.
 func ValidateName(name string) error {
+	prefix, instance, instantiated := strings.Cut(name, "@")
 	switch {
 	case name == "":
 		return refuse("name", name, "empty", "name the service, for example web")
 	case strings.HasSuffix(name, ".service") || strings.HasSuffix(name, ".socket"):
 		return refuse("name", name, "this is a unit's name", "use "+strings.TrimSuffix(strings.TrimSuffix(name, ".service"), ".socket"))
-	case !serviceName.MatchString(name):
+	case instantiated && instance == "" && serviceName.MatchString(prefix):
+		return refuse("name", name, "this is a template", "name one of its instances, such as "+name+"1")
+	case instantiated && strings.HasPrefix(prefix, "zdt-"):
+		return refuse("name", name, "units that are called so are zdt's own", "choose another name")
+	case !serviceName.MatchString(prefix) || instantiated && !serviceName.MatchString(instance):
 		return refuse("name", name, "only letters, digits, - and _ are possible, with a letter or digit first and last", "choose another name")
 	case len(name) > maxName:
 		return refuse("name", name, fmt.Sprintf("longer than %d characters", maxName), "choose a shorter name")
@@ -159,7 +185,7 @@ func (s Spec) validatePaths() error {
 		field, path string
 		runs        bool // must be visible from within the sandbox
 	}{
-		{"state directory", s.StateDir, true},
+		{"state directory", fill(s.StateDir, s.samples()[0]), true},
 		{"unit directory", s.UnitDir, false},
 		{"path of zdt", s.Zdt, true},
 	} {
@@ -178,18 +204,34 @@ func (s Spec) validatePaths() error {
 
 func (s Spec) validateListen() error {
 	var errs []error
-	for i, l := range s.Listen {
-		if err := l.validate(l.String()); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if l.local() && strings.HasPrefix(l.Addr, "/run/zdt/"+s.Name+"/") {
-			errs = append(errs, refuse("listen", l.String(), "that directory is removed whenever the service stops", "use a path such as /run/"+s.Name+".sock"))
-		}
-		for _, other := range s.Listen[:i] {
-			if other.validate("") == nil && l.collides(other) {
-				errs = append(errs, refuse("listen", l.String(), "takes the same address as "+other.String(), "a port without an address covers IPv6 and IPv4; leave one out"))
+	type socket struct {
+		Listen
+		instance string
+	}
+	var all []socket
+	for _, instance := range s.samples() {
+		for _, written := range s.Listen {
+			l := written.at(instance)
+			if err := l.validate(l.String()); err != nil {
+				errs = append(errs, err)
+				continue
 			}
+			if l.local() && strings.HasPrefix(l.Addr, "/run/zdt/"+fill(s.self(), instance)+"/") {
+				errs = append(errs, refuse("listen", l.String(), "that directory is removed whenever the service stops", "use a path such as /run/"+s.self()+".sock"))
+			}
+			for _, other := range all {
+				switch {
+				case !l.collides(other.Listen):
+				case instance != other.instance:
+					errs = append(errs, refuse("listen", written.String(), fmt.Sprintf("instances %s and %s take the same address", other.instance, instance), "put %i, which stands for the instance, into the address"))
+				default:
+					errs = append(errs, refuse("listen", l.String(), "takes the same address as "+other.String(), "a port without an address covers IPv6 and IPv4; leave one out"))
+				}
+			}
+			all = append(all, socket{l, instance})
+		}
+		if len(errs) > 0 {
+			break // of the other instances the same would be said
 		}
 	}
 	return errors.Join(errs...)
@@ -221,7 +263,7 @@ func (s Spec) validateIdentity() error {
 func (s Spec) validatePolicy() error {
 	var errs []error
 	for _, h := range s.Health {
-		errs = append(errs, validateHealth(h))
+		errs = append(errs, validateHealth(fill(h, s.samples()[0])))
 	}
 	for _, d := range []struct {
 		field string

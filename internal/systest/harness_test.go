@@ -326,7 +326,11 @@ func (s *service) show(property string) string {
 
 // processes counts the processes in the unit's control group.
 func (s *service) processes() int {
-	data, err := os.ReadFile(s.g.Path("/sys/fs/cgroup/system.slice/" + s.unit + "/cgroup.procs"))
+	slice := ""
+	if template, _, ok := strings.Cut(s.name, "@"); ok { // instances have a slice of their own (systemd.special(7))
+		slice = "system-" + template + ".slice/"
+	}
+	data, err := os.ReadFile(s.g.Path("/sys/fs/cgroup/system.slice/" + slice + s.unit + "/cgroup.procs"))
 	if err != nil && !os.IsNotExist(err) { // no group: no process
 		s.t.Fatal(err)
 	}

@@ -159,6 +159,10 @@ func TestOperatorIsRefused(t *testing.T) {
 		s.as(guest.User, -1, "ls", "/var/lib/zdt-operators/hello/taken")
 		s.as(guest.User, -1, "touch", "/var/lib/zdt-operators/hello/answers/x")
 
+		// A reload that no job may replace does not keep the host from going down.
+		if c := s.run("systemctl", "show", "-P", "Conflicts", "-P", "Requires", unit); strings.Contains(c, "shutdown.target") || strings.Contains(c, "sysinit.target") {
+			t.Errorf("a shutdown has to stop it: %s", c)
+		}
 		// What would take something of the policy away.
 		for _, flag := range []string{"--ignore-hold", "--skip-gates", "--no-rehearse", "--gate=exec:/bin/true", "--strategy=restart", "--on-failure=freeze", "--ready-timeout=1s", "--drain-timeout=1s"} {
 			s.as(guest.User, 77, "zdt", "upgrade", s.name, "--binary", two, flag)

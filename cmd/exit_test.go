@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -72,6 +73,63 @@ func TestExitCodesAreDocumented(t *testing.T) {
 	}
 	for key := range rows {
 		t.Errorf("code %s is documented and does not exist", key)
+	}
+}
+
+// Each command has a row with the codes of its --help, no more and no less, but for 64 and 129, which go without saying.
+func TestExitCodesOfCommandsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/exit-codes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, part, found := strings.Cut(string(text), "\n## Per command\n")
+	if !found {
+		t.Fatal("there is no such part")
+	}
+	f, _, _ := testFactory(t, false)
+	root := newRootCmd(f)
+	root.InitDefaultHelpCmd()
+	codes := map[string][]string{}
+	every(root, func(c *cobra.Command) {
+		if !c.HasAvailableSubCommands() {
+			codes[c.Name()] = slices.DeleteFunc(strings.Fields(c.Annotations[annotationExit]), func(w string) bool { return w == "64" })
+		}
+	})
+	quoted, number := regexp.MustCompile("`([a-z]+)`"), regexp.MustCompile(`\b\d+\b`)
+	for line := range strings.Lines(part) {
+		cells := strings.Split(line, "|")
+		if strings.HasPrefix(line, "#") {
+			break
+		}
+		if len(cells) != 4 {
+			continue
+		}
+		documented := number.FindAllString(cells[2], -1)
+		if strings.Contains(cells[2], "of the upgrade ·") || strings.HasSuffix(strings.TrimSpace(cells[2]), "codes of `upgrade`") {
+			for _, c := range upgradeCodes() {
+				documented = append(documented, strconv.Itoa(int(c)))
+			}
+			if strings.Contains(cells[1], "wait") { // they need no systemd
+				documented = slices.DeleteFunc(documented, func(w string) bool { return w == "69" })
+			}
+		}
+		documented = slices.DeleteFunc(documented, func(w string) bool { return w == "64" || w == "129" })
+		slices.Sort(documented)
+		documented = slices.Compact(documented)
+		for _, m := range quoted.FindAllStringSubmatch(cells[1], -1) {
+			want, ok := codes[m[1]]
+			if !ok {
+				continue // what it is called by
+			}
+			delete(codes, m[1])
+			slices.Sort(want)
+			if !slices.Equal(documented, want) {
+				t.Errorf("%s: documented %v, --help says %v", m[1], documented, want)
+			}
+		}
+	}
+	for name := range codes {
+		t.Errorf("%s has no row", name)
 	}
 }
 

@@ -281,6 +281,30 @@ func TestPlanUnderTheHelper(t *testing.T) {
 	}
 }
 
+// A hook that comes, goes or is written anew makes another plan.
+func TestPlanIDHasTheHooks(t *testing.T) {
+	config := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", config)
+	f, _, _ := testFactory(t, false)
+	h := newPlannedHost(t, f)
+	h.past()
+	seen := map[string]bool{h.plan(t).ID: true}
+	hook := func(text string) {
+		t.Helper()
+		path := h.write(t, filepath.Join(config, "zdt/hooks.d/web.d/pre-commit"), "50-x", "#!/bin/sh\n"+text)
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		doc := h.plan(t)
+		if doc.ID == "" || seen[doc.ID] {
+			t.Errorf("with the hook %q the plan-id is %q again", text, doc.ID)
+		}
+		seen[doc.ID] = true
+	}
+	hook("exit 1")
+	hook("exit 10")
+}
+
 func TestReadUnit(t *testing.T) {
 	etc, lib := t.TempDir(), t.TempDir()
 	for path, text := range map[string]string{

@@ -43,7 +43,10 @@ func TestPassFails(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
 	long := bytes.Repeat([]byte{'x'}, 4*flowDepth*flowChunk)
-	if _, _, err := pass(t.Context(), nil, io.MultiReader(bytes.NewReader(long), iotest.ErrReader(broken)), math.MaxInt64); !errors.Is(err, broken) {
+	scratch, err := os.Create(filepath.Join(t.TempDir(), "scratch"))
+	do(t, err)
+	defer scratch.Close()
+	if _, _, err := pass(t.Context(), scratch, io.MultiReader(bytes.NewReader(long), iotest.ErrReader(broken)), math.MaxInt64); !errors.Is(err, broken) {
 		t.Errorf("reader: %v", err)
 	}
 	w, err := os.Open(os.DevNull)
@@ -54,7 +57,7 @@ func TestPassFails(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := pass(ctx, nil, bytes.NewReader(long), math.MaxInt64); !errors.Is(err, context.Canceled) {
+	if _, _, err := pass(ctx, scratch, bytes.NewReader(long), math.MaxInt64); !errors.Is(err, context.Canceled) {
 		t.Errorf("context: %v", err)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -224,16 +223,14 @@ func readProgram(ctx context.Context, d *os.File, name, sum string, f func(io.Re
 // hashFile returns the SHA-256 of what is left to read of f. Another reader may
 // have the bytes on their way; if it fails, so does hashFile.
 func hashFile(ctx context.Context, f *os.File, also func(io.Reader) error) (string, error) {
-	if also == nil {
-		_, sum, err := pass(ctx, nil, f, math.MaxInt64)
-		return sum, err
-	}
 	r := &hashingReader{ctx: ctx, r: f, h: sha256.New()}
-	if err := also(r); err != nil {
-		return "", err
+	if also != nil {
+		if err := also(r); err != nil {
+			return "", err
+		}
 	}
 	// Without ReadFrom and WriteTo, which would choose a smaller buffer.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r, make([]byte, copyChunk)); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r, make([]byte, flowChunk)); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(r.h.Sum(nil)), nil

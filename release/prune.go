@@ -14,7 +14,8 @@ import (
 
 // PruneOptions say what Prune keeps.
 type PruneOptions struct {
-	// Keep is the number of releases kept besides those that must be. The newest.
+	// Keep is the number of releases kept besides those that must be: the newest of those that have served, and as many
+	// of those that have not.
 	Keep int
 	// KeepFailed is the number of releases marked as failed that are kept. The
 	// newest; they do not count for Keep.
@@ -141,9 +142,21 @@ func (s *Store) planPrune(ctx context.Context, releases *os.File, o PruneOptions
 	if err != nil {
 		return Pruned{}, err
 	}
+	h, err := s.History()
+	if err != nil {
+		return Pruned{}, err
+	}
+	served := make(map[string]bool)
+	for _, e := range h.Entries {
+		if e.Committed {
+			served[e.To] = true
+		}
+	}
 	use := newUsers(releases)
 	var p Pruned
-	recent, failed := max(o.Keep, 0), max(o.KeepFailed, 0)
+	// Those that have served are what one goes back to, and count by themselves: however many others were staged since push
+	// none of them out.
+	recent, failed := map[bool]int{true: max(o.Keep, 0), false: max(o.Keep, 0)}, max(o.KeepFailed, 0)
 	for _, r := range slices.Backward(list) {
 		reason, sure := safe[r.ID], true
 		switch {
@@ -152,8 +165,9 @@ func (s *Store) planPrune(ctx context.Context, releases *os.File, o PruneOptions
 			reason = KeepPinned
 		case r.Failed != nil && failed > 0:
 			reason, sure, failed = KeepFailed, false, failed-1
-		case r.Failed == nil && recent > 0:
-			reason, sure, recent = KeepRecent, false, recent-1
+		case r.Failed == nil && recent[served[r.ID]] > 0:
+			recent[served[r.ID]]--
+			reason, sure = KeepRecent, false
 		}
 		// To ask for each file of a tree whether somebody has it open takes time, and of what stays anyway only who looks wants to know.
 		if reason == "" || o.DryRun && !sure {

@@ -45,6 +45,7 @@ func twoHundred(t *testing.T) (*Store, []Release, map[string]KeepReason) {
 		return err == nil && slices.Contains(splitNul(line), r[80].Path)
 	})
 	return s, r, map[string]KeepReason{
+		r[10].ID: KeepRecent, // of those that have served
 		r[20].ID: KeepPrevious, r[30].ID: KeepCurrent, r[40].ID: KeepTxn, r[50].ID: KeepPinned, r[80].ID: KeepRunning,
 		r[90].ID: KeepCaller, r[68].ID: KeepFailed, r[69].ID: KeepFailed, r[197].ID: KeepRecent, r[198].ID: KeepRecent, r[199].ID: KeepRecent,
 	}
@@ -269,5 +270,32 @@ func TestPruneTells(t *testing.T) {
 	do(t, os.Remove(filepath.Join(s.dir, releasesDir, list[0].ID, testProgram)))
 	if p, err = s.Prune(t.Context(), PruneOptions{}); err != nil || len(p.Kept) != 1 || p.Kept[0].Reason != KeepPinned || p.Kept[0].Release.Damage == nil {
 		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// Releases that never served, as those of a pipeline that somebody has to mend, push none out that has.
+func TestPruneKeepsWhatServed(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	var served, staged []string
+	for i := range 10 {
+		r := stageAt(t, s, fmt.Sprint("program ", i), time.Date(2026, 1, 1, i, 0, 0, 0, time.UTC))
+		if i >= 4 {
+			staged = append(staged, r.ID)
+			continue
+		}
+		mustFlip(t, s, r)
+		mustAppend(t, s, Entry{TxID: testTxID(byte(i + 1)), Kind: KindUpgrade, To: r.ID, Committed: true})
+		served = append(served, r.ID)
+	}
+	p, err := s.Prune(t.Context(), PruneOptions{Keep: 2})
+	do(t, err)
+	kept := reasons(p)
+	want := map[string]KeepReason{
+		served[0]: KeepRecent, served[1]: KeepRecent, served[2]: KeepPrevious, served[3]: KeepCurrent,
+		staged[4]: KeepRecent, staged[5]: KeepRecent,
+	}
+	if fmt.Sprint(kept) != fmt.Sprint(want) {
+		t.Errorf("kept %v\nwant %v", kept, want)
 	}
 }

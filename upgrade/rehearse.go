@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/zdt-dev/zdt/release"
@@ -88,11 +89,25 @@ func (r *run) rehearse() error {
 		return nil
 	}
 	r.report.Rehearsal = &RehearsalReport{RehearsalFailed, err.Error()}
+	if !errors.As(err, &no) {
+		r.didNotPass()
+	}
 	var words interface{ LastWords() ([]string, int) }
 	if errors.As(err, &words) {
 		r.report.CandidateLog, r.report.LogCut = words.LastWords()
 	}
 	return unrehearsed(err)
+}
+
+// didNotPass notes that nobody should count on the release: it is not one of those that stay because they are the newest. There is
+// no record yet that could say so later.
+func (r *run) didNotPass() {
+	if r.to.ID == r.running {
+		return
+	}
+	if err := r.Store.MarkFailed(r.to.ID, release.Failed{TxID: r.report.TxID, Reason: reasonRehearsal}); err != nil {
+		r.warn("%v", err)
+	}
 }
 
 // unrehearsed is what the upgrade is refused with.
@@ -102,6 +117,16 @@ func unrehearsed(err error) *Failure {
 		hint = h + "; " + hint
 	}
 	return &Failure{Outcome: Refused, Reason: reasonRehearsal, Err: err, Hint: hint}
+}
+
+// wantedRehearsal is what a plan-id has of the rehearsal: what somebody wants. Whether there is the room for one
+// changes by the minute, and an upgrade that goes on without one is not another upgrade.
+func (r *run) wantedRehearsal() string {
+	q := r.Rehearsal
+	if q == nil || q.Off != "" || r.Options.Kind == release.KindRollback || r.down {
+		return "none"
+	}
+	return fmt.Sprint("wanted ", q.Must)
 }
 
 // findRehearsal finds out whether there would be one.

@@ -42,6 +42,17 @@ func TestRehearsal(t *testing.T) {
 	if s := w.status(); s.Attempts != 0 {
 		t.Error("a handoff was started")
 	}
+	failed := func() bool {
+		t.Helper()
+		r, err := w.store.Get(rep.To.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Failed != nil
+	}
+	if !failed() {
+		t.Error("the release counts among the good ones")
+	}
 
 	e.Rehearsal.Play = func(context.Context, release.Release, string, func(string)) (Rehearsed, error) {
 		return Rehearsed{Text: "fine"}, nil
@@ -49,6 +60,9 @@ func TestRehearsal(t *testing.T) {
 	rep = e.Run(t.Context())
 	if rep.Outcome != Upgraded || rehearsedAs(rep) != Done || rep.Rehearsal == nil || *rep.Rehearsal != (RehearsalReport{RehearsalPassed, "fine"}) {
 		t.Errorf("%s, %+v, %+v", rep.Outcome, rep.Timings, rep.Rehearsal)
+	}
+	if failed() {
+		t.Error("the release serves, and does not count among the good ones")
 	}
 }
 

@@ -79,6 +79,7 @@ type Plan struct {
 	from, to     string   // how a path through current begins, and how the release's does
 	helper       bool
 	startTimeout time.Duration
+	stopTimeout  time.Duration // 0: that of the service
 	longest      time.Duration
 	envFile      string
 }
@@ -103,6 +104,9 @@ func New(s Service, o Options) (*Plan, []unitgen.File, error) {
 		from: o.Current + "/", to: filepath.Join(filepath.Dir(o.Current), "releases", o.Release.ID) + "/",
 		startTimeout: o.ReadyTimeout,
 	}
+	if s.Facts.TimeoutStop == dbusctl.Infinity {
+		p.stopTimeout = longestStop
+	}
 	p.envFile = filepath.Join(o.UnitDir, p.Name+".env")
 	if o.User {
 		return nil, nil, impossible("", "a user manager cannot open sockets in a network namespace of their own")
@@ -119,7 +123,10 @@ func New(s Service, o Options) (*Plan, []unitgen.File, error) {
 	return p, files, err
 }
 
-// Foresee says how long a rehearsal would take at most, without a margin for the host; 0: for ever, as the service may take to end. Its
+// longestStop is how long a candidate of a service may take to end that may take for ever: nobody is served, and somebody waits.
+const longestStop = 5 * time.Minute
+
+// Foresee says how long a rehearsal would take at most, without a margin for the host. Its
 // error is that of Rehearse, as far as it can be told when nothing was written or started.
 func Foresee(s Service, o Options) (time.Duration, error) {
 	p, _, err := New(s, o)
@@ -131,8 +138,8 @@ func Foresee(s Service, o Options) (time.Duration, error) {
 		return 0, err
 	}
 	ns.close()
-	if s.Facts.TimeoutStop == dbusctl.Infinity {
-		return 0, nil
+	if p.stopTimeout > 0 {
+		return p.longest + p.stopTimeout, nil
 	}
 	return p.longest + s.Facts.TimeoutStop, nil
 }

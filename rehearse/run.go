@@ -95,6 +95,9 @@ func (r *run) carryOut(ctx context.Context, s Service, files []unitgen.File) err
 	}
 	r.result.Outcome, r.result.Cause = Failed, err.Error()
 	r.result.Hint = "journalctl -u " + r.unit + " has all that it wrote"
+	if r.result.Phase == Stop {
+		r.result.Hint = "SuccessExitStatus= of the unit says which other ends are good ones; " + r.result.Hint
+	}
 	// Before it is ended: what it writes then is about that.
 	logs, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
 	defer cancel()
@@ -163,7 +166,7 @@ func (r *run) play(ctx context.Context) error {
 	if err := r.Start(ctx, r.unit); err != nil {
 		return r.whyNotStarted(ctx, err)
 	}
-	u, err := r.Unit(ctx, r.unit)
+	u, err := r.look(ctx)
 	if err != nil {
 		return err
 	}
@@ -177,7 +180,9 @@ func (r *run) play(ctx context.Context) error {
 	if err := r.whileItLives(ctx, r.try); err != nil {
 		return r.unlessDead(ctx, err)
 	}
-	if u, err := r.Unit(ctx, r.unit); err != nil || u.ActiveState != "active" || int(u.MainPID) != r.main {
+	if u, err := r.look(ctx); err != nil {
+		return err
+	} else if u.ActiveState != "active" || int(u.MainPID) != r.main {
 		return fmt.Errorf("it ended by itself: %s", ending(u))
 	}
 	r.result.MemoryPeak = r.memory(ctx)
@@ -186,15 +191,25 @@ func (r *run) play(ctx context.Context) error {
 	began = r.Now()
 	err = r.Stop(ctx, r.unit)
 	r.result.StopAfter = r.Now().Sub(began)
-	if err != nil {
-		return fmt.Errorf("stop it: %w", err)
+	var job *dbusctl.JobError // it has stopped, and not well
+	if err != nil && !errors.As(err, &job) {
+		return impossible("", "stop it: %v", err)
 	}
-	u, err = r.Unit(ctx, r.unit)
-	if err != nil {
+	if u, err = r.look(ctx); err != nil {
 		return err
 	}
 	return r.judgeEnd(u)
 }
+
+// look asks systemd for the unit. That it does not answer is not the candidate's fault.
+func (r *run) look(ctx context.Context) (dbusctl.Unit, error) {
+	u, err := r.Unit(ctx, r.unit)
+	if err != nil && !errors.Is(err, dbusctl.ErrNoUnit) {
+		return u, impossible("", "%v", err)
+	}
+	return u, nil
+}
+
 
 // try asks the candidate all that it is asked.
 func (r *run) try(ctx context.Context) error {
@@ -212,7 +227,7 @@ func (r *run) whileItLives(ctx context.Context, do func(context.Context) error) 
 	states, err := r.Watch(ctx, r.unit)
 	if err != nil {
 		cancel()
-		return err
+		return impossible("", "%v", err)
 	}
 	joined := make(chan struct{})
 	go func() { // ends with states, which end with ctx

@@ -104,6 +104,9 @@ func (p *Plan) serviceText(s Service, o Options) ([]byte, error) {
 	service("RemoveIPC", "no")
 	service("SyslogIdentifier", unitgen.QuoteWord(s.Name+"-rehearsal"))
 	service("TimeoutStartSec", span(p.startTimeout))
+	if p.stopTimeout > 0 {
+		service("TimeoutStopSec", span(p.stopTimeout))
+	}
 	service("RuntimeMaxSec", span(p.longest+time.Minute)) // should nobody end it
 	// The first to be killed when memory gets short, before the service and all others.
 	service("OOMScoreAdjust", "1000")

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/release"
@@ -19,7 +18,7 @@ import (
 // clean leaves nothing. It is done also when the operator has gone.
 func (r *run) clean(ctx context.Context, files []unitgen.File) {
 	// A candidate that does not end takes TimeoutStopSec= of the service.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout+min(r.stopTimeout, time.Hour))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout+min(r.stopTimeout, longestStop))
 	defer cancel()
 	names := []string{}
 	for _, f := range files {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/unitgen"
 )
@@ -154,15 +155,21 @@ func (f *factory) fillRetention(ctx context.Context, name string, o *pruneOption
 	return nil
 }
 
-// policyOf reads the policy of a service: the files that systemd has read or, where it cannot be asked, those that an
-// administrator makes. Without a unit it is the default.
+// policyOf reads the policy of a service: the files that systemd has read or, with --root or when systemd has no such unit, those
+// that an administrator makes. Without any it is the default.
 func (f *factory) policyOf(ctx context.Context, name string) (unitgen.Policy, error) {
 	if f.globals.root == "" {
-		if h, err := f.openHost(ctx, name); err == nil {
-			defer h.close()
-			if u, err := h.ask(ctx); err == nil {
-				return h.policy(u)
+		h, err := f.openHost(ctx, name)
+		if err != nil {
+			return unitgen.Policy{}, err
+		}
+		defer h.close()
+		u, err := h.ask(ctx)
+		if !errors.Is(err, dbusctl.ErrNoUnit) {
+			if err != nil {
+				return unitgen.Policy{}, err
 			}
+			return h.policy(u)
 		}
 	}
 	p, err := f.paths()

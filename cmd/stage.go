@@ -226,6 +226,9 @@ func readPolicy(p Paths, name string) (unitgen.Policy, error) {
 	var files []unitgen.File
 	for _, path := range append([]string{unit}, paths...) {
 		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) && path == unit && len(paths) > 0 {
+			continue // a package's, of which an administrator has only changed something
+		}
 		if err != nil {
 			return unitgen.Policy{}, err
 		}

@@ -117,6 +117,9 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	} else {
 		facts.Ready, facts.Drain, facts.Helper = policy.ReadyTimeout, policy.DrainTimeout, policy.Runtime == unitgen.RuntimeHelper
 	}
+	if facts.Zdt, err = h.f.executable(); err != nil {
+		return facts, nil, err
+	}
 	facts.Releases = filepath.Join(h.paths.StateDir(h.service), "releases")
 	if u.MainPID == 0 {
 		return facts, append(unknown, "the running program: there is none"), nil
@@ -144,7 +147,7 @@ func seenBy(pid int, dir string) error {
 	}
 	root, err := os.Open(fmt.Sprintf("/proc/%d/root", pid))
 	if err != nil {
-		return err
+		return fmt.Errorf("%v", err) // it has ended: that says nothing about dir
 	}
 	defer root.Close()
 	fd, err := unix.Openat2(int(root.Fd()), dir, &unix.OpenHow{

@@ -15,6 +15,7 @@ type Facts struct {
 	Runtime control.Status // what the main process says of itself; Version is 0 when nobody says anything
 	Helper  bool           // the main process is, or is to be, "zdt run"
 
+	Zdt      string // the path of zdt, for the unit
 	Releases string // the directory that has all releases
 	Hidden   bool   // the main process does not see it
 

@@ -123,7 +123,7 @@ loop is better paced by RestartSec=; new clients wait in the queue of the socket
 				if len(commands) > 0 {
 					seen = "ExecReload=" + strings.Join(commands[0], " ")
 				}
-				return f.service(seen, "ExecReload=", "ExecReload=/usr/local/bin/zdt handoff")
+				return f.service(seen, "ExecReload=", "ExecReload="+f.Zdt+" handoff")
 			},
 		},
 		{
@@ -136,7 +136,7 @@ main process has. Under ` + "`zdt run`" + ` the main process stays the same and 
 				if f.Helper || !f.Service.Has("ExecStop") || len(f.Service.Commands("ExecStop")) > 0 {
 					return nil
 				}
-				return f.service("no ExecStop=", "ExecStop=-/usr/local/bin/zdt stop")
+				return f.service("no ExecStop=", "ExecStop=-"+f.Zdt+" stop")
 			},
 		},
 		{

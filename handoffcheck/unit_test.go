@@ -16,7 +16,7 @@ const second = uint64(1_000_000) // in systemd's µs
 func good() Facts {
 	command := func(argv ...string) [][]any { return [][]any{{argv[0], argv, false}} }
 	return Facts{
-		Systemd: 257, Releases: "/var/lib/zdt/web/releases", Drain: 30 * time.Second, Ready: time.Minute,
+		Systemd: 257, Zdt: "/usr/bin/zdt", Releases: "/var/lib/zdt/web/releases", Drain: 30 * time.Second, Ready: time.Minute,
 		Service: Unit{"web.service", map[string]any{
 			"LoadState": "loaded", "Type": "notify", "NotifyAccess": "main", "KillMode": "control-group", "Restart": "always",
 			"ExecReload": command("/usr/local/bin/zdt", "handoff"), "ExecStop": command("/usr/local/bin/zdt", "stop"),

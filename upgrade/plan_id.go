@@ -176,7 +176,7 @@ func (l *looked) identify() (PlanID, error) {
 		"systemd":    w.Systemd,
 		"policy":     w.Policy,
 		"options":    fmt.Sprint(o.Kind, o.Release, o.Stage.SHA256, o.Stage.Exec, o.Stage.Signature, r.Sight.Gates, o.Strategy, o.Bake, o.ReadyTimeout, o.DrainTimeout, o.OnFailure, o.Freeze, o.Binary != ""),
-		"rehearsal":  fmt.Sprint(l.rehearsed),
+		"rehearsal":  r.wantedRehearsal(),
 		"txn":        l.txn.TxID + string(l.txn.Phase) + fmt.Sprint(l.txn.Frozen, l.txn.Undo),
 	}
 	if l.hold != nil {

@@ -2,7 +2,9 @@ package upgrade
 
 import (
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/zdt-dev/zdt/release"
@@ -42,9 +44,17 @@ func (r *run) planSteps(l *looked) []PlanStep {
 		steps = append(steps, r.exchangeSteps()...)
 	}
 	if o := r.Options; o.Retain != nil && o.Kind == release.KindUpgrade {
-		steps[len(steps)-1].Then = fmt.Sprintf("old releases are deleted: the newest stay (Keep=%d, KeepFailed=%d), and what zdt prune never deletes", o.Retain.Keep, o.Retain.KeepFailed)
+		steps[len(steps)-1].Then = fmt.Sprintf("old releases are deleted: the newest stay (Keep=%s, KeepFailed=%s), and what zdt prune never deletes", howMany(o.Retain.Keep), howMany(o.Retain.KeepFailed))
 	}
 	return r.hookSteps(steps)
+}
+
+// howMany is a number of releases as the unit says it.
+func howMany(n int) string {
+	if n == math.MaxInt {
+		return "infinity"
+	}
+	return strconv.Itoa(n)
 }
 
 func (l *looked) rehearseStep() (PlanStep, bool) {

@@ -33,6 +33,11 @@ func newStory(h Host, cursor, txid string, before control.Status, readable bool)
 	workers := 1
 	if w := before.Workers; w != nil {
 		workers = max(workers, w.Want)
+		for _, one := range w.List {
+			if one.PID == 0 { // it crashed and waits for its next start: it has nothing to say
+				workers = max(workers-1, 1)
+			}
+		}
 	}
 	return &story{host: h, cursor: cursor, txid: txid, helper: helperOf(before), readable: readable, workers: workers, complete: make(chan struct{})}
 }

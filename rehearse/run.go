@@ -210,7 +210,6 @@ func (r *run) look(ctx context.Context) (dbusctl.Unit, error) {
 	return u, nil
 }
 
-
 // try asks the candidate all that it is asked.
 func (r *run) try(ctx context.Context) error {
 	r.result.Phase = Accept

@@ -62,6 +62,31 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// Interrupted when the signal is on its way: what it starts is undone, and not left to its deadline.
+func TestInterruptBeforeTheSignalArrives(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	w.at(Listen, func() { cancel(errors.New("told to stop (SIGTERM)")) })
+	signal, unit := w.host.Signal, w.host.Unit
+	looks := 0
+	w.host.Signal = func(context.Context, syscall.Signal) error { looks = 3; return nil }
+	w.host.Unit = func(ctx context.Context) (Unit, error) {
+		if looks--; looks == 0 {
+			signal(ctx, syscall.SIGUSR2)
+		}
+		return unit(ctx)
+	}
+	rep := w.engine(program(t, "good", "v2")).Run(ctx)
+	w.want(rep, Interrupted, Listen, reasonInterrupted)
+	if looks > 0 {
+		t.Error("the upgrade was over before its signal had arrived")
+	}
+	w.host.Signal, w.host.Unit = signal, unit
+	w.wantOld()
+	w.wantNextWorks()
+}
+
 func TestLocked(t *testing.T) {
 	w := newWorld(t)
 	binary := program(t, "good", "v2")

@@ -195,6 +195,10 @@ func (w *wait) look(all context.Context) (f found, why error) {
 	switch {
 	case err != nil:
 		return found{}, err
+	case s.Armed != nil && s.Armed.TxID == r.report.TxID:
+		// It was told to start the handoff and has not looked yet. What cannot be aborted now will be held in a moment, and
+		// disarmed it would start one that nobody decides about.
+		return found{}, errors.New("the handoff that was asked for has not begun")
 	case held(s, r.report.TxID):
 		c.Abort(ctx, r.report.TxID, "zdt upgrade failed")
 		return found{}, errors.New("the candidate is still held")

@@ -325,8 +325,17 @@ func ofUnit(pid int, dir string) bool {
 	return err == nil && bytes.Contains(env, []byte(envUnit+"="+dir+"\x00"))
 }
 
+// killAll kills what there is, and waits until nothing is left: systemd starts nothing into a control group that is not empty, and
+// neither would a start find the port free.
 func (s *systemd) killAll() {
-	for _, pid := range s.processes() {
-		unix.Kill(pid, unix.SIGKILL)
+	for {
+		pids := s.processes()
+		if len(pids) == 0 {
+			return
+		}
+		for _, pid := range pids {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		pause(context.Background(), poll/10)
 	}
 }

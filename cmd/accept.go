@@ -112,12 +112,18 @@ func (a *acceptor) run(ctx context.Context) error {
 			return fmt.Errorf("look for requests: %w", err)
 		}
 		for _, id := range ids {
+			if ctx.Err() != nil {
+				break // however many more there are
+			}
 			a.take(ctx, id)
 		}
-		if a.running == nil {
-			if len(ids) > 0 {
-				continue
-			}
+		switch {
+		case a.running != nil:
+		case ctx.Err() != nil:
+			return fail(codeOf(context.Cause(ctx)), "", "%w", context.Cause(ctx))
+		case len(ids) > 0:
+			continue
+		default:
 			return a.verdict
 		}
 		select {
@@ -151,7 +157,7 @@ func (a *acceptor) take(ctx context.Context, id string) {
 	switch order := upgrade.Order(t.Request.Do); {
 	case err != nil:
 	case t.Request.Do == operators.Promote || t.Request.Do == operators.Abort:
-		if err = a.order(ctx, order, who, answer); err == nil {
+		if err = a.order(ctx, order, t.Request.TxID, who, answer); err == nil {
 			return // answered when the upgrade is over
 		}
 	case a.running != nil:
@@ -225,13 +231,12 @@ func (a *acceptor) finish(ctx context.Context, w watched) {
 	}
 	c.answer.end(w.ending.document())
 	if !c.adopted {
-		a.verdict = a.f.present(w.ending)
-		if a.verdict != nil {
+		if err := a.f.present(w.ending); err != nil {
 			var failure *Failure
-			if !errors.As(a.verdict, &failure) || !failure.Told {
-				a.f.tellText(a.verdict)
+			if !errors.As(err, &failure) || !failure.Told {
+				a.f.tellText(err)
 			}
-			a.verdict = &Failure{Code: codeOf(a.verdict), Err: a.verdict, Told: true}
+			a.verdict = &Failure{Code: codeOf(err), Err: err, Told: true}
 		}
 	}
 	a.clear(ctx)

@@ -201,15 +201,19 @@ func (a *acceptor) appear(ctx context.Context, c *carried) (*dbusctl.Unit, error
 	}
 }
 
-// order passes an order on, about what is carried out or what is left open. Operators decide about what operators have asked for.
-func (a *acceptor) order(ctx context.Context, order upgrade.Order, who release.Who, answer *broadcast) error {
+// order passes an order on, about what is carried out or what is left open. Operators decide about what operators have asked for. With a
+// txid it is about that upgrade only: whoever undoes his own by Ctrl-C means no other.
+func (a *acceptor) order(ctx context.Context, order upgrade.Order, txid string, who release.Who, answer *broadcast) error {
 	if a.running == nil {
-		done, err := a.adopt(ctx, order, who, answer)
+		done, err := a.adopt(ctx, order, txid, who, answer)
 		if err != nil || done {
 			return err
 		}
 	}
 	c := a.running
+	if err := a.meant(txid, c.txid); err != nil {
+		return err
+	}
 	h, alive, err := release.ReadHolder(a.paths.Lock(a.name))
 	switch {
 	case err != nil:
@@ -228,9 +232,17 @@ func (a *acceptor) order(ctx context.Context, order upgrade.Order, who release.W
 	return nil
 }
 
+// meant refuses an order about another upgrade than the one that there is.
+func (a *acceptor) meant(txid, open string) error {
+	if txid == "" || txid == open {
+		return nil
+	}
+	return fail(ExitRefused, a.f.zdt()+" history "+a.name, "%s is not the upgrade that is open: that is %s", txid, open)
+}
+
 // adopt finds the upgrade that an order is about when none was asked for in this run: one that goes on without the zdt that took the
 // request, or one that is open and nobody works on. The latter is settled at once, and done is true.
-func (a *acceptor) adopt(ctx context.Context, order upgrade.Order, who release.Who, answer *broadcast) (done bool, err error) {
+func (a *acceptor) adopt(ctx context.Context, order upgrade.Order, txid string, who release.Who, answer *broadcast) (done bool, err error) {
 	s, err := a.f.openAnySite(ctx, a.name)
 	if err != nil {
 		return false, err
@@ -263,7 +275,7 @@ func (a *acceptor) adopt(ctx context.Context, order upgrade.Order, who release.W
 		return false, fail(ExitRefused, a.f.zdt()+" status "+a.name, "no upgrade of %s is open: there is nothing to decide", a.name)
 	}
 	if err == nil {
-		err = theirs(txn.Who, txn.TxID)
+		err = errors.Join(theirs(txn.Who, txn.TxID), a.meant(txid, txn.TxID))
 	}
 	if err != nil {
 		return false, err

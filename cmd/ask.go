@@ -244,7 +244,7 @@ func (a *asking) await(ctx context.Context, r operators.Request, p *progress) (e
 			answer.close()
 		}
 	}()
-	interrupted := ctx.Done()
+	interrupted, unwanted := ctx.Done(), false
 	var over, again time.Time // since when the reload has ended; when it is tried once more
 	var failed error
 	for {
@@ -262,6 +262,17 @@ func (a *asking) await(ctx context.Context, r operators.Request, p *progress) (e
 			}
 			if e != (ending{}) {
 				return a.told(ctx, e), nil
+			}
+			if unwanted { // not before it is known which one it is: another operator's may be under way
+				unwanted = false
+				undo, err := operators.NewPost(a.dir)
+				if err == nil {
+					defer undo.Withdraw()
+					err = undo.Send(operators.Request{Service: a.service, Do: operators.Abort, TxID: answer.head.TxID})
+				}
+				if err != nil {
+					return ending{}, fmt.Errorf("ask %s to undo the upgrade: %w", a.unit, err)
+				}
 			}
 		}
 		now := a.f.now()
@@ -296,14 +307,7 @@ func (a *asking) await(ctx context.Context, r operators.Request, p *progress) (e
 				return ending{}, context.Cause(ctx)
 			}
 			a.f.say("%v: %s is asked to undo it, until the new program has taken over", context.Cause(ctx), a.unit)
-			undo, err := operators.NewPost(a.dir)
-			if err == nil {
-				defer undo.Withdraw()
-				err = undo.Send(operators.Request{Service: a.service, Do: operators.Abort})
-			}
-			if err != nil {
-				return ending{}, fmt.Errorf("ask %s to undo the upgrade: %w", a.unit, err)
-			}
+			unwanted = true
 		}
 	}
 }

@@ -91,7 +91,13 @@ func (b *Box) Waiting() ([]string, error) {
 	names, err := b.names()
 	var ids []string
 	for _, name := range names {
-		if id, ok := strings.CutSuffix(name, requestSuffix); ok && ValidID(id) && len(ids) < 64 {
+		id, ok := strings.CutSuffix(name, requestSuffix)
+		if !ok || !ValidID(id) || len(ids) == 64 {
+			continue
+		}
+		// A directory could not be taken away, and would be there again and again.
+		var st unix.Stat_t
+		if unix.Fstatat(int(b.incoming.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			ids = append(ids, id)
 		}
 	}

@@ -222,6 +222,17 @@ func TestCopy(t *testing.T) {
 	}
 }
 
+// A directory with a request's name is none: it could not be taken away, and would be asked for again and again.
+func TestDirectoryIsNoRequest(t *testing.T) {
+	b, path := box(t)
+	if err := os.MkdirAll(filepath.Join(path, incoming, id+requestSuffix, "full"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := b.Waiting(); err != nil || len(ids) > 0 {
+		t.Errorf("%q wait, %v", ids, err)
+	}
+}
+
 func TestSweep(t *testing.T) {
 	b, path := box(t)
 	for _, name := range []string{id + requestSuffix, id + draftSuffix, id + programSuffix, id + signatureSuffix, "notes.txt", "x" + requestSuffix} {

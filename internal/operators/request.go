@@ -46,6 +46,9 @@ type Request struct {
 	Timeout  time.Duration `json:"timeout,omitempty"`  // nanoseconds; undo it unless it has taken over by then
 	Wait     time.Duration `json:"wait,omitempty"`     // nanoseconds; for another upgrade to end
 	Why      string        `json:"why,omitempty"`
+
+	// TxID says which upgrade an order is about; "": the one there is.
+	TxID string `json:"txid,omitempty"`
 }
 
 // A Program is the file that lies beside a request.
@@ -120,6 +123,10 @@ func (r Request) check(service string) error {
 	case Rollback:
 		rest.Release, rest.Timeout, rest.Wait = "", 0, 0
 	case Promote, Abort:
+		rest.TxID = ""
+		if r.TxID != "" && !validTxID(r.TxID) {
+			return fmt.Errorf("%q is not the ID of an upgrade", r.TxID)
+		}
 		if r.Why != "" {
 			return fmt.Errorf("%s takes no reason", r.Do)
 		}

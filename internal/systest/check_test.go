@@ -92,7 +92,9 @@ func TestCheck(t *testing.T) {
 				if found := s.check(0); len(found) > 0 {
 					t.Errorf("in the end: %+v", found)
 				}
-				s.checkSandbox(runtime == "helper")
+				if g.Image() == guest.Trixie { // the kernel forbids, whatever systemd has told it to
+					s.checkSandbox(runtime == "helper")
+				}
 			})
 		}
 	})

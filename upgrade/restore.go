@@ -309,6 +309,11 @@ func (r *run) lastWords() (lines []string, cut int) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.slack)
 	defer cancel()
 	lines, err := r.Host.Tail(ctx, r.report.Candidate, r.cursor, 10*logLines)
+	for tries := 0; tries < 5 && err == nil && len(lines) == 0; tries++ {
+		// What it wrote to its standard output goes another way to journald than the events do, and may be later.
+		pause(ctx, 100*time.Millisecond)
+		lines, err = r.Host.Tail(ctx, r.report.Candidate, r.cursor, 10*logLines)
+	}
 	if err != nil {
 		r.warn("read the candidate's log: %v", err)
 	}

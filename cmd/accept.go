@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -106,6 +107,7 @@ func (a *acceptor) run(ctx context.Context) error {
 			a.running.leave()
 		}
 	}()
+	var taken []string // in the pass before
 	for {
 		ids, err := a.box.Waiting()
 		if err != nil {
@@ -121,8 +123,11 @@ func (a *acceptor) run(ctx context.Context) error {
 		case a.running != nil:
 		case ctx.Err() != nil:
 			return fail(codeOf(context.Cause(ctx)), "", "%w", context.Cause(ctx))
-		case len(ids) > 0:
+		case len(ids) > 0 && !slices.Equal(ids, taken):
+			taken = ids
 			continue
+		case len(ids) > 0: // they could not be taken away, and would be there for ever
+			return errors.Join(a.verdict, fail(ExitRefused, "is the disk mounted read-only?", "requests of %s cannot be taken away", a.name))
 		default:
 			return a.verdict
 		}
@@ -147,7 +152,11 @@ func (a *acceptor) take(ctx context.Context, id string) {
 	if err = errors.Join(err, terr); err != nil {
 		err = refused(err)
 	}
-	answer := a.open(id, txid)
+	answer, oerr := a.open(id, txid)
+	if errors.Is(oerr, fs.ErrExist) && err == nil {
+		// An ID is drawn by chance, 128 bits: somebody has seen another's and used it. What is asked for under it gets no answer of its own.
+		err = fail(ExitRefused, "ask again", "request %s was answered before", id)
+	}
 	who := release.Operator(t.UID)
 	if err == nil {
 		a.f.say("%s asks for: %s", clean(who.String()), t.Request.Do)
@@ -171,34 +180,25 @@ func (a *acceptor) take(ctx context.Context, id string) {
 	a.f.tellText(err)
 	answer.end(newErrorDoc(err))
 	if !busy { // it is asked for again with what lies beside it
-		a.box.Drop(id)
+		a.box.Drop(id, t.UID)
 		if a.running == nil && a.verdict == nil {
 			a.verdict = &Failure{Code: codeOf(err), Err: err, Told: true}
 		}
 	}
 }
 
-// member refuses a user who is not among the operators any more. Who is logged in keeps the groups that he had.
+// member refuses a user who is not among the operators.
 func (a *acceptor) member(ctx context.Context, uid int) error {
-	gid, err := operators.Group(a.paths.OperatorsOf(a.name))
-	if err != nil {
-		return err
-	}
-	ok, err := inGroup(ctx, uid, gid)
-	switch {
-	case err != nil:
-		return fail(ExitNotAuthorised, "id "+userName(uid), "find the groups of %s: %w", userName(uid), err)
-	case !ok:
-		return fail(ExitNotAuthorised, "ask an administrator", "%s is not in the group %s, whose members are the operators of %s", userName(uid), groupName(gid), a.name)
-	}
-	return nil
+	h := &host{paths: a.paths, service: a.name}
+	return h.isOperator(ctx, uid)
 }
 
-// open begins an answer. Without one nobody hears of it, and all else goes on.
-func (a *acceptor) open(id, txid string) *broadcast {
-	file, err := a.box.Answer(id)
-	if err != nil {
-		a.f.say("%s answer request %s: %v", a.f.errStyle().warn.Render("warning:"), id, err)
+// open begins an answer. Without one nobody hears of it, and all else goes on; the error says why.
+func (a *acceptor) open(id, txid string) (*broadcast, error) {
+	file, oerr := a.box.Answer(id)
+	if oerr != nil {
+		a.f.say("%s answer request %s: %v", a.f.errStyle().warn.Render("warning:"), id, oerr)
+		var err error
 		if file, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
 			file = nil // its writes fail, which nobody looks at
 		}
@@ -207,7 +207,7 @@ func (a *acceptor) open(id, txid string) *broadcast {
 	if runner, err := release.ProcOf(os.Getpid()); err == nil {
 		b.line(broadcastHead{"zdt.running/1", a.name, txid, runner})
 	}
-	return b
+	return b, oerr
 }
 
 // finish answers everybody who waits for the end of what was carried out.

@@ -11,7 +11,6 @@ import (
 	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/internal/operators"
 	"github.com/zdt-dev/zdt/release"
-	"github.com/zdt-dev/zdt/unitgen"
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
@@ -68,15 +67,13 @@ func (a *acceptor) carry(ctx context.Context, t operators.Taken, who release.Who
 }
 
 func (a *acceptor) begin(ctx context.Context, c *carried, t operators.Taken) error {
-	u, err := c.s.ask(ctx)
-	if err != nil {
-		return err
+	// The transaction asks the same once more, when it is its turn.
+	o := upgradeOptions{Service: a.name, as: identity{TxID: c.txid, Who: &c.who}}
+	if t.Request.Bake > 0 {
+		o.Bake = &t.Request.Bake
 	}
-	if err := operable(u, c.s.policy, a.name); err != nil {
+	if err := c.s.admitOperator(o)(ctx); err != nil {
 		return err
-	}
-	if b := t.Request.Bake; b > 0 && b < c.s.policy.Bake {
-		return fail(ExitNotAuthorised, "leave --bake out", "a bake of %v: the service asks for %v, and an operator may only lengthen it", b, c.s.policy.Bake)
 	}
 	as, err := identity{TxID: c.txid, Who: &c.who}.flag()
 	if err != nil {
@@ -86,33 +83,21 @@ func (a *acceptor) begin(ctx context.Context, c *carried, t operators.Taken) err
 	if err != nil {
 		return fmt.Errorf("take the program: %w", err)
 	}
-	unit, err := a.f.transactionUnit(a.name, c.txid, t.Request.Args(as, program, signature))
+	if err := a.start(ctx, c, t.Request.Args(as, program, signature)); err != nil {
+		return errors.Join(err, a.box.Discard(c.txid))
+	}
+	return nil
+}
+
+// start starts the unit of the upgrade.
+func (a *acceptor) start(ctx context.Context, c *carried, argv []string) error {
+	unit, err := a.f.transactionUnit(a.name, c.txid, argv)
 	if err != nil {
 		return err
 	}
 	err = c.s.sd.StartTransient(ctx, unit)
 	if job := (*dbusctl.JobError)(nil); err != nil && !errors.As(err, &job) { // a unit whose job failed has ended, which is seen
 		return fmt.Errorf("start %s: %w", unit.Name, err)
-	}
-	return nil
-}
-
-// operable refuses a service whose upgrade would be more than that: whoever can put a program of his own into root's hands is root.
-func operable(u dbusctl.Unit, p unitgen.Policy, name string) error {
-	if release.Require(p.RequireSignature).Needed() {
-		return nil
-	}
-	root := (u.User == "" || u.User == "root" || u.User == "0") && !u.DynamicUser
-	if !root && u.MainPID != 0 {
-		uid, err := mainUID(u)
-		if err != nil {
-			return fmt.Errorf("find the user of the main process: %w", err)
-		}
-		root = uid == 0
-	}
-	if root {
-		return fail(ExitRefused, "give it a user (--service-user, --dynamic-user), or trust signed programs only: RequireSignature=yes in [X-Zdt], see docs/releases.md",
-			"%s runs as root: whoever may choose its program is root", name)
 	}
 	return nil
 }
@@ -178,6 +163,7 @@ func (a *acceptor) appear(ctx context.Context, c *carried) (*dbusctl.Unit, error
 	}()
 	tick := time.NewTicker(look)
 	defer tick.Stop()
+	news := ends
 	for {
 		if b, err := openBroadcast(a.paths.Broadcast(a.name, c.txid)); err == nil {
 			b.close()
@@ -189,11 +175,11 @@ func (a *acceptor) appear(ctx context.Context, c *carried) (*dbusctl.Unit, error
 			return nil, nil
 		}
 		select {
-		case u, ok := <-ends:
+		case u, ok := <-news:
 			if ok {
 				return &u, nil
 			}
-			ends = nil // the bus was lost, and the unit goes on
+			news = nil // the bus was lost, and the unit goes on
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -214,6 +200,12 @@ func (a *acceptor) order(ctx context.Context, order upgrade.Order, txid string, 
 	if err := a.meant(txid, c.txid); err != nil {
 		return err
 	}
+	if err := c.s.mayOrder(order); err != nil {
+		return err
+	}
+	if len(c.orders) == mostOrders {
+		return fail(ExitBusy, a.f.zdt()+" status "+a.name, "%d orders about %s wait for its end already", mostOrders, c.txid)
+	}
 	h, alive, err := release.ReadHolder(a.paths.Lock(a.name))
 	switch {
 	case err != nil:
@@ -229,6 +221,24 @@ func (a *acceptor) order(ctx context.Context, order upgrade.Order, txid string, 
 		return &Failure{Code: ExitRefused, Err: fmt.Errorf("tell the zdt that works on %s: %w", a.name, err), Hint: a.f.zdt() + " status " + a.name}
 	}
 	c.orders = append(c.orders, asked{order, answer})
+	return nil
+}
+
+// mostOrders bounds how many wait for the end of one upgrade.
+const mostOrders = 64
+
+// mayOrder keeps a promote from being a way round the bake that the service asks for, or round a gate that has failed: an operator
+// may end early what he has asked for beyond that.
+func (s *site) mayOrder(order upgrade.Order) error {
+	if order != upgrade.Promote {
+		return nil
+	}
+	if s.policy.Bake > 0 {
+		return fail(ExitNotAuthorised, "wait for it, or ask root", "the service asks for a bake of %v, and an operator may not end it early", s.policy.Bake)
+	}
+	if txn, err := s.store.ReadTxn(); err == nil && txn.Frozen {
+		return fail(ExitNotAuthorised, "zdt abort "+s.service+", or ask root", "%s did not pass its bake (%s), and an operator may not promote it", txn.TxID, txn.Reason)
+	}
 	return nil
 }
 
@@ -263,24 +273,28 @@ func (a *acceptor) adopt(ctx context.Context, order upgrade.Order, txid string, 
 		return false, err
 	}
 	if alive && h.TxID != "" {
-		if err := theirs(h.Who, h.TxID); err != nil {
+		if err := errors.Join(theirs(h.Who, h.TxID), a.meant(txid, h.TxID)); err != nil {
 			return false, err
 		}
 		none := &broadcast{} // whoever asked for it has gone
 		a.follow(ctx, &carried{s: s, txid: h.TxID, unit: transactionName(a.name, h.TxID), who: h.Who, adopted: true, answer: none})
 		return false, nil
 	}
-	txn, err := s.store.ReadTxn()
-	if errors.Is(err, release.ErrNoTxn) {
-		return false, fail(ExitRefused, a.f.zdt()+" status "+a.name, "no upgrade of %s is open: there is nothing to decide", a.name)
+	// Asked under the lock, where nobody can put another one in its place.
+	admit := func(context.Context) error {
+		txn, err := s.store.ReadTxn()
+		if errors.Is(err, release.ErrNoTxn) {
+			return fail(ExitRefused, a.f.zdt()+" status "+a.name, "no upgrade of %s is open: there is nothing to decide", a.name)
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(theirs(txn.Who, txn.TxID), a.meant(txid, txn.TxID), s.mayOrder(order))
 	}
-	if err == nil {
-		err = errors.Join(theirs(txn.Who, txn.TxID), a.meant(txid, txn.TxID))
-	}
-	if err != nil {
+	if err := admit(ctx); err != nil { // before anything is said of it
 		return false, err
 	}
-	report, err := s.settled(ctx, order, &who)
+	report, err := s.settled(ctx, order, &who, admit)
 	if err != nil {
 		return false, err
 	}

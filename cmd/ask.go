@@ -141,6 +141,7 @@ func (f *factory) askUpgrade(ctx context.Context, o upgradeOptions) error {
 		if err := a.post.Again(); err != nil {
 			return err
 		}
+		r.Wait = max(deadline.Sub(f.now()), 0)
 	}
 }
 
@@ -278,9 +279,9 @@ func (a *asking) await(ctx context.Context, r operators.Request, p *progress) (e
 		now := a.f.now()
 		switch {
 		case over.IsZero():
-		case answer == nil && failed != nil && !errors.Is(failed, dbusctl.ErrBusy):
+		case answer == nil && failed != nil && !errors.Is(failed, dbusctl.ErrBusy) && a.recalled():
 			return ending{}, a.notTaken(failed)
-		case answer == nil && now.Sub(over) > takingOver:
+		case answer == nil && now.Sub(over) > takingOver && (a.recalled() || now.Sub(over) > 2*takingOver):
 			return ending{}, a.notTaken(errors.New("it was reloaded, and has not taken the request"))
 		case answer == nil && reload == nil && now.After(again): // who took requests just then did not see this one
 			reload, failed = a.reload(reloading), nil
@@ -311,6 +312,9 @@ func (a *asking) await(ctx context.Context, r operators.Request, p *progress) (e
 		}
 	}
 }
+
+// recalled takes the request back, so that what is said to have failed does not happen after all.
+func (a *asking) recalled() bool { return a.post.Recall() }
 
 // readAnswer passes on what is new, and returns the end when it is there.
 func readAnswer(b *broadcastReader, p *progress) (ending, error) {

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/internal/operators"
 	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/unitgen"
@@ -50,36 +49,5 @@ func TestRequestOf(t *testing.T) {
 	r = upgradeOptions{Service: "web", Kind: release.KindRollback, Release: "4f", Timeout: time.Second}.request()
 	if r != (operators.Request{Service: "web", Do: operators.Rollback, Release: "4f", Timeout: time.Second}) {
 		t.Errorf("%+v", r)
-	}
-}
-
-// Who may choose the program of a service of root's is root.
-func TestOperable(t *testing.T) {
-	unit := func(user string, dynamic bool) dbusctl.Unit {
-		var u dbusctl.Unit
-		u.User, u.DynamicUser, u.UID = user, dynamic, dbusctl.NoUID
-		return u
-	}
-	running := unit("web", false)
-	running.MainPID, running.UID = 1, 0
-	running.User = "" // systemd was told otherwise since
-	for _, tt := range []struct {
-		what string
-		u    dbusctl.Unit
-		req  unitgen.RequireSignature
-		ok   bool
-	}{
-		{"a user", unit("web", false), unitgen.RequireSignatureNo, true},
-		{"a dynamic user", unit("", true), unitgen.RequireSignatureNo, true},
-		{"root by default", unit("", false), unitgen.RequireSignatureNo, false},
-		{"root by name", unit("root", false), unitgen.RequireSignatureNo, false},
-		{"root by number", unit("0", false), unitgen.RequireSignatureNo, false},
-		{"a process of root's", running, unitgen.RequireSignatureNo, false},
-		{"root, signed", unit("", false), unitgen.RequireSignatureYes, true},
-		{"root, signed by ssh", unit("", false), unitgen.RequireSignatureSSH, true},
-	} {
-		if err := operable(tt.u, unitgen.Policy{RequireSignature: tt.req}, "web"); (err == nil) != tt.ok {
-			t.Errorf("%s: %v", tt.what, err)
-		}
 	}
 }

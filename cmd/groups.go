@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/zdt-dev/zdt/dbusctl"
 )
 
 // inGroup tells whether the user is a member of the group now. Users of a directory service are not in the files that this
@@ -38,4 +40,22 @@ func userName(uid int) string {
 		return u.Username
 	}
 	return fmt.Sprintf("uid %d", uid)
+}
+
+// serviceIn tells whether the user of a service is in a group. A dynamic one has no other than its own.
+func serviceIn(ctx context.Context, u dbusctl.Unit, gid uint32) (bool, error) {
+	if u.User == "" || u.DynamicUser {
+		return false, nil
+	}
+	name, err := user.Lookup(u.User)
+	if err != nil {
+		if name, err = user.LookupId(u.User); err != nil {
+			return false, err
+		}
+	}
+	uid, err := strconv.Atoi(name.Uid)
+	if err != nil {
+		return false, err
+	}
+	return inGroup(ctx, uid, gid)
 }

@@ -103,17 +103,20 @@ func (p *operatorsPlan) planOn(ctx context.Context, f *factory) error {
 	if err != nil {
 		return err
 	}
-	u, err := s.ask(ctx)
 	policy := s.policy
-	s.close()
+	u, err := s.ask(ctx)
 	if err == nil {
-		err = operable(u, policy, p.o.Name)
+		err = s.operable(ctx, policy)
 	}
+	s.close()
 	if err != nil {
 		return err
 	}
 	if !release.Require(policy.RequireSignature).Needed() {
 		p.note("unsigned", "RequireSignature=yes in [X-Zdt] limits it to signed ones: docs/releases.md", "they may have %s run any program, with all that its unit may do", p.o.Name)
+	}
+	if ok, err := serviceIn(ctx, u, p.gid); err == nil && ok {
+		return fail(ExitRefused, "choose a group of people", "the user of %s is in the group %s: the service could upgrade itself", p.o.Name, p.group)
 	}
 	rules := filepath.Join(p.paths.Polkit, "rules.d")
 	if fi, err := os.Stat(p.paths.Polkit); err != nil || !fi.IsDir() {

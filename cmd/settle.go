@@ -128,15 +128,15 @@ func (f *factory) decide(ctx context.Context, arg string, order upgrade.Order) e
 
 // settle carries order out on what a zdt that is gone has left.
 func (s *site) settle(ctx context.Context, order upgrade.Order) error {
-	report, err := s.settled(ctx, order, nil)
+	report, err := s.settled(ctx, order, nil, nil)
 	if err != nil {
 		return err
 	}
 	return s.f.conclude(ctx, report, report.Outcome == upgrade.Aborted && order == upgrade.Abort)
 }
 
-// settled shows how that is done. who asks for it; nil: who runs this zdt.
-func (s *site) settled(ctx context.Context, order upgrade.Order, who *release.Who) (upgrade.Report, error) {
+// settled shows how that is done. who asks for it; nil: who runs this zdt. admit is asked under the lock whether they may; nil: they may.
+func (s *site) settled(ctx context.Context, order upgrade.Order, who *release.Who, admit func(context.Context) error) (upgrade.Report, error) {
 	as, err := newIdentity()
 	if err != nil {
 		return upgrade.Report{}, err
@@ -151,6 +151,7 @@ func (s *site) settled(ctx context.Context, order upgrade.Order, who *release.Wh
 		p.fail(err)
 		return upgrade.Report{}, err
 	}
+	e.Admit = admit
 	report := e.Settle(ctx, order)
 	p.finish(report)
 	return report, nil
@@ -285,7 +286,7 @@ func (f *factory) resume(ctx context.Context, arg string, settle bool, as identi
 	if err != nil {
 		return &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
 	}
-	report, err := s.settled(ctx, upgrade.Finish, as.Who)
+	report, err := s.settled(ctx, upgrade.Finish, as.Who, nil)
 	if err != nil {
 		return err
 	}

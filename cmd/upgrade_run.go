@@ -78,11 +78,17 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 	if err != nil {
 		return e, err
 	}
-	if o.Kind != release.KindRollback { // what has served is asked for no signature and no gate
+	operator := o.as.who().Operator
+	if operator {
+		e.Admit = s.admitOperator(o)
+	}
+	if o.Kind != release.KindRollback || operator { // what has served is asked for no signature, if root goes back to it
 		e.Options.Stage, err = s.f.stageOptions(s.policy, sourceOptions{Binary: o.Binary, SHA256: o.SHA256, Exec: o.Exec, Signature: o.Signature, Why: o.Why})
 		if err != nil {
 			return e, refused(err)
 		}
+	}
+	if o.Kind != release.KindRollback { // nor for gates
 		if e.Gates, err = s.gates(o); err != nil {
 			return e, err
 		}
@@ -110,7 +116,7 @@ func (s *site) settler(ctx context.Context, o upgradeOptions, observe func(upgra
 			OnFailure:    upgrade.OnFailure(given(o.OnFailure, s.policy.OnFailure)),
 			TxID:         o.as.TxID,
 			Retain:       s.retention(),
-			UpOnly:       o.as.who().Operator,
+			Restricted:   o.as.who().Operator,
 		},
 		Host: s.seams(), Store: stepped(s.store), LockPath: s.paths.Lock(o.Service), Who: o.as.who(),
 		Check:    func(path string) error { return handoffcheck.Blockers(handoffcheck.Candidate(path)) },

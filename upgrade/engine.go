@@ -39,8 +39,9 @@ type Options struct {
 	PlanID       string        // refuse unless the world is the one of this plan
 	// Retain says how many old releases stay when an upgrade has committed; nil: all.
 	Retain *Retention
-	// UpOnly refuses a service that is down, rather than start it: who asks may upgrade it, and not start it.
-	UpOnly bool
+	// Restricted: who asks may upgrade the service and do nothing else. It is not started if it is down, and a rollback goes to no release
+	// that the policy does not believe by now.
+	Restricted bool
 }
 
 // Engine carries one transaction out.
@@ -51,6 +52,9 @@ type Engine struct {
 	// LockPath is the service's lock file.
 	LockPath string
 	Who      release.Who
+	// Admit is asked under the service's lock, before anything is looked at, whether this may be done: for whoever waited for the
+	// lock the world may have moved. Its error refuses. nil: it may.
+	Admit func(ctx context.Context) error
 	// Check looks at the file before anything is changed; its error says what
 	// is wrong with it.
 	Check func(path string) error
@@ -175,8 +179,22 @@ func (r *run) acquire() error {
 	return &Failure{Outcome: Locked, Err: err, Hint: fmt.Sprintf("wait for it with --wait, or look at it: %s", r.zdt("status", r.Options.Service))}
 }
 
+// admitted asks Admit.
+func (r *run) admitted() error {
+	if r.Admit == nil {
+		return nil
+	}
+	if err := r.Admit(r.ctx); err != nil {
+		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
+	}
+	return nil
+}
+
 func (r *run) transact() error {
 	defer r.hangUp()
+	if err := r.admitted(); err != nil {
+		return err
+	}
 	if err := r.preflight(); err != nil {
 		return err
 	}

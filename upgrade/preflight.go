@@ -146,7 +146,7 @@ func (r *run) checkUnit() error {
 		return refuse(r.systemctl("unmask", u.Name), "%s is masked: systemd does not start it", u.Name)
 	case !up(u) && u.ActiveState != "inactive" && u.ActiveState != "failed":
 		return refuse(r.systemctl("status", u.Name), "%s is %s", u.Name, u.ActiveState)
-	case !up(u) && r.Options.UpOnly:
+	case !up(u) && r.Options.Restricted:
 		return refuse("ask an administrator to start it: "+r.systemctl("start", u.Name), "%s is %s, and an operator may not start it", u.Name, u.ActiveState)
 	case !up(u):
 		r.down = true // there is nothing to hand over, and nobody who could notice

@@ -31,6 +31,9 @@ func (e Engine) Settle(ctx context.Context, order Order) Report {
 
 func (r *run) settle(order Order) error {
 	defer r.hangUp()
+	if err := r.admitted(); err != nil {
+		return err
+	}
 	if err := r.findCurrent(); err != nil {
 		return err
 	}

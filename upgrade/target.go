@@ -92,7 +92,8 @@ func (r *run) intact(id string) (release.Release, error) {
 	if err == nil {
 		err = r.Store.Verify(r.ctx, to)
 	}
-	if err == nil && r.Options.Kind != release.KindRollback { // what has served is gone back to whatever the policy is by now
+	// What has served is gone back to whatever the policy is by now, if root wants that.
+	if err == nil && (r.Options.Kind != release.KindRollback || r.Options.Restricted) {
 		err = r.Options.Stage.Keys.Believe(to, r.Options.Stage.Require)
 	}
 	if err != nil {

@@ -227,3 +227,87 @@ func TestOperatorIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// What an operator's turn would give him beyond the upgrade is looked at when it is his turn, however long he has waited for it.
+func TestOperatorGetsNoMore(t *testing.T) {
+	guest.Each(t, func(t *testing.T, g *guest.Guest) {
+		s := newService(t, g, options{init: []string{"--service-user", guest.User}})
+		s.run("useradd", "--create-home", "ann")
+		s.run("groupadd", "--system", "hello-ops")
+		s.run("usermod", "-aG", "hello-ops", "ann")
+		s.must(10, "zdt", "operators", s.name, "--group", guest.User) // the service's own
+		s.must(0, "zdt", "operators", s.name, "--group", "hello-ops")
+		two := s.put(good(2))
+		const dropIn = "/etc/systemd/system/hello.service.d/60-test.conf"
+		with := func(text string, do func()) {
+			t.Helper()
+			s.writeUnit(dropIn, text)
+			s.run("systemctl", "daemon-reload")
+			do()
+			s.run("rm", dropIn)
+			s.run("systemctl", "daemon-reload")
+		}
+		refused := func(code int, what string, args ...string) {
+			t.Helper()
+			if r := s.as("ann", code, append([]string{"zdt"}, args...)...); !strings.Contains(r.Stderr, what) {
+				t.Errorf("it does not say %q\n%s", what, r)
+			}
+		}
+		program := strings.TrimSpace(s.run("sh", "-c", "systemctl cat hello.service | sed -n 's/^ExecStart=//p'"))
+		for what, text := range map[string]string{
+			"ExecStart=":           "ExecStart=\nExecStart=!" + program,
+			"ExecStartPre=":        "ExecStartPre=+/var/lib/zdt/hello/current/hello -version",
+			"AmbientCapabilities=": "AmbientCapabilities=CAP_DAC_OVERRIDE",
+			"it runs as root":      "User=",
+		} {
+			with("[Service]\n"+text+"\n", func() { refused(10, what, "upgrade", s.name, "--binary", two) })
+		}
+
+		// The service's bake is not an operator's to end.
+		with("[X-Zdt]\nBake=1h\n", func() {
+			refused(77, "may only lengthen it", "upgrade", s.name, "--binary", two, "--bake", "1s")
+			p, err := g.Spawn(t.Context(), guest.Command{Args: login("ann", "zdt", "upgrade", s.name, "--binary", two)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.await("the bake", func() bool {
+				st := s.status()
+				return st.Runtime != nil && st.Runtime.Phase == control.Held && st.Txn != nil
+			})
+			refused(77, "may not end it early", "promote", s.name)
+			s.as("ann", 0, "zdt", "abort", s.name)
+			if r, err := p.Wait(); err != nil || r.Code != 11 {
+				t.Errorf("%v, %s", err, r)
+			}
+		})
+
+		// Who has left the group while he waited has waited in vain.
+		root := s.startUpgrade(two, "--bake", "10m")
+		s.await("the bake of root", func() bool {
+			st := s.status()
+			return st.Runtime != nil && st.Runtime.Phase == control.Held && st.Txn != nil
+		})
+		p, err := g.Spawn(t.Context(), guest.Command{Args: login("ann", "zdt", "upgrade", s.name, "--binary", s.put(good(3)), "--wait=5m")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.await("the operator waits", func() bool {
+			r, err := g.Run(t.Context(), "sh", "-c", "systemctl list-units --plain --no-legend 'zdt-hello-*' | grep -c running")
+			return err == nil && strings.TrimSpace(r.Stdout) == "1"
+		})
+		s.run("gpasswd", "-d", "ann", "hello-ops")
+		s.must(0, "zdt", "promote", s.name)
+		root.wait().mustBe(upgrade.Upgraded, 0)
+		if r, err := p.Wait(); err != nil || r.Code != 10 || !strings.Contains(r.Stderr, "is not in the group") {
+			t.Errorf("%v, %s", err, r)
+		}
+		// What serves the policy of today has to be signed, also if it served unsigned once. Root may know better.
+		s.run("usermod", "-aG", "hello-ops", "ann")
+		with("[X-Zdt]\nRequireSignature=yes\n", func() {
+			refused(10, "not signed", "rollback", s.name)
+			s.mustRun(2)
+			s.must(0, "zdt", "rollback", s.name)
+		})
+		s.mustRun(1)
+	})
+}

@@ -36,6 +36,8 @@ const (
 	// maxEntries bounds how much of the directory is looked at in one go, maxAnswers how many answers stay.
 	maxEntries = 4096
 	maxAnswers = 64
+	// mostAnswers bounds them also while they are young.
+	mostAnswers = 1024
 )
 
 // A Box is the directory of one service's operators, as root sees it.
@@ -178,6 +180,11 @@ func (b *Box) Copy(ctx context.Context, t Taken, txid string) (program, signatur
 		return "", "", err
 	}
 	defer own.Close()
+	defer func() {
+		if err != nil {
+			program, signature, err = "", "", errors.Join(err, b.Discard(txid))
+		}
+	}()
 	program = filepath.Join(own.Name(), p.Name)
 	if err := b.copy(ctx, t, t.ID+programSuffix, own, p.Name, MaxProgram); err != nil {
 		return "", "", err
@@ -199,6 +206,9 @@ func (b *Box) copy(ctx context.Context, t Taken, from string, to *os.File, name 
 		return err
 	}
 	defer in.Close()
+	if err := roomFor(to, st.Size); err != nil {
+		return err
+	}
 	// Executable, as what a program is taken for has to be; nobody but root gets here.
 	fd, err := unix.Openat(int(to.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o700)
 	if err != nil {
@@ -221,6 +231,30 @@ func (b *Box) copy(ctx context.Context, t Taken, from string, to *os.File, name 
 		return fmt.Errorf("copy %s: %w", from, err)
 	}
 	return b.remove(from)
+}
+
+// reserve is what a copy leaves free: others write to that disk, too, and none of this is in anybody's quota.
+const reserve = 256 << 20
+
+// roomFor refuses a copy for which there is no room. A sparse file costs its owner nothing; its copy may not be sparse.
+func roomFor(d *os.File, size int64) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
+		return fmt.Errorf("look for room: %w", err)
+	}
+	// What is kept for root (Bfree-Bavail) is not for this.
+	if free := int64(st.Bavail) * st.Bsize; free < size+reserve {
+		return fmt.Errorf("no room to copy %d bytes: %d are free, and %d have to stay so", size, free, int64(reserve))
+	}
+	return nil
+}
+
+// Discard removes what Copy made for txid.
+func (b *Box) Discard(txid string) error {
+	if !validTxID(txid) {
+		return fmt.Errorf("%q is not the ID of an upgrade", txid)
+	}
+	return os.RemoveAll(filepath.Join(b.base.Name(), taken, txid))
 }
 
 type ctxReader struct {
@@ -251,8 +285,12 @@ func (b *Box) Clear(running func(txid string) bool) error {
 	return err
 }
 
-// Sweep removes leftovers: what lies beside no request for long and, with all, every request. Files that zdt would not have made stay.
+// Sweep removes leftovers: what lies beside no request for long and, with all, whatever there is, so that nobody can leave
+// anything that keeps requests from being seen.
 func (b *Box) Sweep(now time.Time, all bool) error {
+	if all {
+		return b.empty()
+	}
 	names, err := b.names()
 	for _, name := range names {
 		ext := filepath.Ext(name)
@@ -263,17 +301,39 @@ func (b *Box) Sweep(now time.Time, all bool) error {
 		if serr := unix.Fstatat(int(b.incoming.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); serr != nil {
 			continue // taken back
 		}
-		if all || now.Sub(time.Unix(st.Ctim.Unix())) > leftover {
+		if now.Sub(time.Unix(st.Ctim.Unix())) > leftover {
 			err = errors.Join(err, b.remove(name))
 		}
 	}
 	return err
 }
 
-// Drop removes what lies beside a request that was refused.
-func (b *Box) Drop(id string) {
+// empty removes all that lies in incoming. No link is followed.
+func (b *Box) empty() error {
+	root, err := os.OpenRoot(filepath.Join(b.base.Name(), incoming))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	d, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	for _, name := range names {
+		err = errors.Join(err, root.RemoveAll(name))
+	}
+	return err
+}
+
+// Drop removes what lies beside a request of uid that was refused. What belongs to somebody else has only the same name.
+func (b *Box) Drop(id string, uid int) {
 	for _, suffix := range []string{programSuffix, signatureSuffix} {
-		b.remove(id + suffix) // it may not be there
+		var st unix.Stat_t
+		if unix.Fstatat(int(b.incoming.Fd()), id+suffix, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && int(st.Uid) == uid {
+			b.remove(id + suffix)
+		}
 	}
 }
 
@@ -342,7 +402,7 @@ func (b *Box) Answer(id string) (*os.File, error) {
 		return nil, err
 	}
 	defer d.Close()
-	if err := thin(d, maxAnswers-1); err != nil {
+	if err := thin(d, maxAnswers-1, time.Now()); err != nil {
 		return nil, err
 	}
 	name := id + answerSuffix
@@ -358,8 +418,8 @@ func (b *Box) Answer(id string) (*os.File, error) {
 	return f, nil
 }
 
-// thin leaves the newest files.
-func thin(d *os.File, keep int) error {
+// thin leaves the newest files, and those that somebody may still be about to open, up to a bound.
+func thin(d *os.File, keep int, now time.Time) error {
 	entries, err := os.ReadDir(d.Name())
 	if err != nil || len(entries) <= keep {
 		return err
@@ -375,8 +435,10 @@ func thin(d *os.File, keep int) error {
 		}
 	}
 	slices.SortFunc(files, func(a, b file) int { return b.at.Compare(a.at) })
-	for _, old := range files[min(keep, len(files)):] {
-		unix.Unlinkat(int(d.Fd()), old.name, 0)
+	for i, old := range files[min(keep, len(files)):] {
+		if i+keep >= mostAnswers || now.Sub(old.at) > MaxAge {
+			unix.Unlinkat(int(d.Fd()), old.name, 0)
+		}
 	}
 	return nil
 }

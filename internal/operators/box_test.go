@@ -53,7 +53,7 @@ const id = "0123456789abcdef0123456789abcdef"
 
 func TestMake(t *testing.T) {
 	_, path := box(t)
-	for name, mode := range map[string]fs.FileMode{"": 0o750, incoming: 0o770 | fs.ModeSetgid | fs.ModeSticky, answers: 0o750, taken: 0o700} {
+	for name, mode := range map[string]fs.FileMode{"": 0o750, incoming: 0o730 | fs.ModeSetgid | fs.ModeSticky, answers: 0o750, taken: 0o700} {
 		fi, err := os.Stat(filepath.Join(path, name))
 		if err != nil || fi.Mode() != mode|fs.ModeDir {
 			t.Errorf("%q: %v, %v", name, fi.Mode(), err)
@@ -203,11 +203,11 @@ func TestCopy(t *testing.T) {
 		if _, _, err := b.Copy(t.Context(), take, txid); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
-		b.Drop(id)
-		os.Remove(filepath.Join(path, incoming, "x"))
-		if err := b.Clear(func(string) bool { return false }); err != nil {
-			t.Error(err)
+		if left, err := os.ReadDir(filepath.Join(path, taken)); err != nil || len(left) > 0 {
+			t.Errorf("%s: left %v, %v", what, left, err)
 		}
+		os.Remove(filepath.Join(path, incoming, "x"))
+		os.Remove(filepath.Join(path, incoming, id+programSuffix))
 	}
 	for _, bad := range []string{"", "..", "../x", "20261122T124005123Z-4f2a91c0/../../x"} {
 		if _, _, err := b.Copy(t.Context(), take, bad); err == nil {
@@ -219,6 +219,18 @@ func TestCopy(t *testing.T) {
 	drop(t, path, id+programSuffix, "program", ann)
 	if _, _, err := b.Copy(ctx, take, txid); !errors.Is(err, context.Canceled) {
 		t.Error(err) // a clone would have been too quick for that
+	}
+}
+
+// A request that is refused takes nothing of anybody else's with it.
+func TestDrop(t *testing.T) {
+	b, path := box(t)
+	drop(t, path, id+programSuffix, "ann's", ann)
+	drop(t, path, id+signatureSuffix, "bob's", bob)
+	b.Drop(id, bob)
+	entries, err := os.ReadDir(filepath.Join(path, incoming))
+	if err != nil || len(entries) != 1 || entries[0].Name() != id+programSuffix {
+		t.Errorf("%v, %v", entries, err)
 	}
 }
 
@@ -256,10 +268,23 @@ func TestSweep(t *testing.T) {
 	}
 	left(2)
 	drop(t, path, id+requestSuffix, "x", ann)
+	if err := os.MkdirAll(filepath.Join(path, incoming, "in", "the", "way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	outside := filepath.Join(t.TempDir(), "kept")
+	if err := os.WriteFile(outside, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Dir(outside), filepath.Join(path, incoming, "link")); err != nil {
+		t.Fatal(err)
+	}
 	if err := b.Sweep(time.Now(), true); err != nil {
 		t.Error(err)
 	}
-	left(2)
+	left(0)
+	if _, err := os.Stat(outside); err != nil {
+		t.Errorf("a link was followed: %v", err)
+	}
 }
 
 func TestAnswer(t *testing.T) {
@@ -274,11 +299,26 @@ func TestAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.Close()
-		if _, err := b.Answer(id); err == nil {
-			t.Error("a second answer to one request")
+		if _, err := b.Answer(id); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("a second answer to one request: %v", err)
 		}
 	}
 	entries, err := os.ReadDir(filepath.Join(path, answers))
+	if err != nil || len(entries) != maxAnswers+5 {
+		t.Errorf("%d answers, %v: nobody has had the time to read them", len(entries), err)
+	}
+	old := time.Now().Add(-2 * MaxAge)
+	for _, e := range entries {
+		if err := os.Chtimes(filepath.Join(path, answers, e.Name()), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := b.Answer(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	entries, err = os.ReadDir(filepath.Join(path, answers))
 	if err != nil || len(entries) > maxAnswers {
 		t.Errorf("%d answers, %v", len(entries), err)
 	}

@@ -31,7 +31,8 @@ func layout() []part {
 	root := func(uint32) uint32 { return 0 }
 	return []part{
 		{"", 0o750, group},
-		{incoming, 0o770 | unix.S_ISGID | unix.S_ISVTX, group},
+		// Not readable: who sees the name of another's file could use it first.
+		{incoming, 0o730 | unix.S_ISGID | unix.S_ISVTX, group},
 		{answers, 0o750, group},
 		{taken, 0o700, root},
 	}
@@ -117,7 +118,13 @@ func Group(path string) (uint32, error) {
 }
 
 // Remove takes all of it away. No link is followed.
-func Remove(path string) error { return os.RemoveAll(path) }
+func Remove(path string) error {
+	// Closed first: who goes on to put things there must not keep it from being empty.
+	if err := os.Chmod(filepath.Join(path, incoming), 0o700); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(path)
+}
 
 func openDir(at *os.File, name string) (*os.File, error) {
 	path := filepath.Join(at.Name(), name)

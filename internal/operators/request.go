@@ -64,8 +64,9 @@ type Program struct {
 const (
 	maxRequest = 64 << 10
 	maxText    = 1000 // bytes of Why and of a path
-	// maxSpan bounds each duration: whoever waits occupies the service's only unit for requests.
+	// maxSpan bounds each duration but maxWait: whoever waits occupies the service's only unit for requests.
 	maxSpan = 7 * 24 * time.Hour
+	maxWait = 24 * time.Hour
 )
 
 var (
@@ -106,11 +107,17 @@ func (r Request) check(service string) error {
 			return fmt.Errorf("a time of %v: it must be between 0 and %v", span, maxSpan)
 		}
 	}
+	if r.Wait > maxWait {
+		return fmt.Errorf("a wait of %v: it must not be more than %v", r.Wait, maxWait)
+	}
 	if err := checkText("why", r.Why); err != nil {
 		return err
 	}
 	if r.Release != "" && !releaseID.MatchString(r.Release) {
 		return fmt.Errorf("%q is not the ID of a release", r.Release)
+	}
+	if r.TxID != "" && r.Do != Promote && r.Do != Abort {
+		return fmt.Errorf("a request to %s names no upgrade", r.Do)
 	}
 	rest := r
 	rest.Schema, rest.Service, rest.Do, rest.Why = "", "", "", ""

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -234,6 +235,7 @@ func (s *site) rehearsalHost(ctx context.Context) (rehearse.Host, error) {
 	return rehearse.Host{
 		Unit: sd.Unit, Settings: more.Settings, Pin: more.Pin, Forget: more.Forget,
 		Watch: sd.Watch, Start: sd.Start, Stop: sd.Stop, ResetFailed: more.ResetFailed, Now: s.f.now,
+		Kill: func(ctx context.Context, name string) error { return sd.Signal(ctx, name, syscall.SIGKILL) },
 		Log: func(ctx context.Context, unit string) ([]string, int) {
 			const shown = 20
 			got, _ := journal.Tail(ctx, journal.Query{Source: journal.Source{Unit: unit, User: s.f.globals.user, UID: s.f.euid}, Lines: 200, Command: s.f.journalctl})

@@ -22,6 +22,7 @@ type Host struct {
 	Forget      func(ctx context.Context, name string) error
 	Watch       func(ctx context.Context, name string) (<-chan dbusctl.Unit, error)
 	Start, Stop func(ctx context.Context, name string) error
+	Kill        func(ctx context.Context, name string) error // its main process, at once
 	ResetFailed func(ctx context.Context, name string) error
 	// Log returns the last lines that the unit has written, and how many there were before.
 	Log func(ctx context.Context, unit string) (lines []string, cut int)

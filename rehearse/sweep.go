@@ -17,6 +17,12 @@ import (
 
 // clean leaves nothing. It is done also when the operator has gone.
 func (r *run) clean(ctx context.Context, files []unitgen.File) {
+	if ctx.Err() != nil {
+		// Somebody waits, and nobody is served: it need not end well.
+		kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+		r.Kill(kill, r.unit) // if it lives
+		cancel()
+	}
 	// A candidate that does not end takes TimeoutStopSec= of the service.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout+min(r.stopTimeout, longestStop))
 	defer cancel()

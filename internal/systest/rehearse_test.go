@@ -6,7 +6,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/zdt-dev/zdt/internal/guest"
 	"github.com/zdt-dev/zdt/rehearse"
@@ -162,6 +164,34 @@ func TestRehearse(t *testing.T) {
 		}
 		s.nothingLeft()
 		mustLoseNothing(t, l.Stop())
+	})
+}
+
+// Whoever ends a rehearsal does not wait for a candidate that does not want to end.
+func TestRehearsalIsInterrupted(t *testing.T) {
+	t.Parallel()
+	guest.Each(t, func(t *testing.T, g *guest.Guest) {
+		s := newService(t, g, options{})
+		s.write("/etc/systemd/system/hello.service.d/long.conf", "[Service]\nTimeoutStopSec=10min\nNotifyAccess=all\n")
+		s.run("systemctl", "daemon-reload")
+		s.put(good(2))
+		check := s.undisturbed()
+		p, err := g.Spawn(t.Context(), guest.Command{Args: []string{"zdt", "rehearse", s.name, "--binary", s.write("/srv/ignores", ignoresTERM)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.await("it is told to end", func() bool {
+			return strings.Contains(s.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "zdt-rehearse-*.service"), "deactivating")
+		})
+		began := time.Now()
+		if err := p.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := p.Wait(); err != nil || r.Code != 130 || time.Since(began) > 5*time.Minute {
+			t.Errorf("after %s: %v, %s", time.Since(began), err, r)
+		}
+		s.nothingLeft()
+		check()
 	})
 }
 

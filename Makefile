@@ -55,14 +55,15 @@ test: ## all checks and all tests
 	@$(MAKE) --no-print-directory system
 
 # Everything but the system tests. -race needs a C compiler. A program with the race detector sleeps for a second before
-# it exits unless told not to, and the tests of handoff and upgrade start hundreds.
+# it exits unless told not to, and the tests of handoff and upgrade start hundreds. What takes longest begins first, here and
+# below: the others run beside it.
 pure: ## the tests that need no systemd, with the race detector
 	@if .ci/tools has cc; then \
 		echo "go test -race ./..."; \
-		ZDT_SYSTEST=off CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 10m ./...; \
+		ZDT_SYSTEST=off CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 15m ./upgrade ./...; \
 	else \
 		echo "no C compiler: testing without the race detector"; \
-		ZDT_SYSTEST=off $(GO) test -timeout 10m ./...; \
+		ZDT_SYSTEST=off $(GO) test -timeout 10m ./upgrade ./...; \
 	fi
 
 # Without -race and cgo: the test binaries also run inside guests, whose C library may be older than the host's.
@@ -71,7 +72,7 @@ system: ## the tests that boot systemd (need root)
 		echo "system tests skipped: booting systemd needs root (sudo make test)"; exit; \
 	fi; \
 	if [[ $$(id -u) = 0 ]]; then $(MAKE) --no-print-directory images; fi; \
-	packages=$$(grep -rl --include='*_test.go' '"github.com/zdt-dev/zdt/internal/guest"' . | xargs dirname | sort -u | tr '\n' ' '); \
+	packages="./internal/systest $$(grep -rl --include='*_test.go' '"github.com/zdt-dev/zdt/internal/guest"' . | xargs dirname | sort -u | tr '\n' ' ')"; \
 	echo "go test $$packages"; \
 	$(GO) test -count=1 -timeout 20m -p $(SYSTEST_P) -parallel $(SYSTEST_PARALLEL) $$packages
 

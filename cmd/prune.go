@@ -59,8 +59,9 @@ func newPruneCmd(f *factory) *cobra.Command {
 
 Never deleted are the current release, the one that a rollback returns to, those
 of an open upgrade, those that run, and pinned ones (zdt pin). Of the others the
-newest stay, and of those that failed the last ones, as evidence: as many as
-Keep= and KeepFailed= in [X-Zdt] of the unit say, else 5 and 3.
+newest stay that have served, as many that have not, and of those that failed
+the last ones, as evidence: Keep= and KeepFailed= in [X-Zdt] of the unit say how
+many, else 5 and 3.
 
 zdt upgrade does the same by itself when it has succeeded.`,
 		Example: `  zdt prune web --dry-run

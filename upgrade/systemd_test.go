@@ -210,7 +210,8 @@ func (s *systemd) mainExited(pid int, ws unix.WaitStatus) {
 	again := false
 	if s.unit.MainPID == pid {
 		stopping := s.unit.ActiveState == "deactivating"
-		again = s.restart && !stopping && !s.closed && s.unit.ActiveState == "active" // RestartSec= is long for what never came up
+		up := s.unit.ActiveState == "active" || s.unit.ActiveState == "reloading" // RestartSec= is long for what never came up
+		again = s.restart && !stopping && !s.closed && up
 		s.killAll()
 		s.setLocked(func(u *Unit) {
 			u.MainPID = 0

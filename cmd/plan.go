@@ -55,6 +55,7 @@ The plan-id stands for everything that the plan depends on. zdt upgrade with
 	flags.Var(maybeDuration{&o.DrainTimeout}, "drain-timeout", "time for the old program to finish (default: the unit's)")
 	flags.Var(maybeOnFailure{&o.OnFailure}, "on-failure", "when the bake fails and the new program lives: rollback, or freeze until somebody decides (default: the unit's)")
 	addRehearseFlags(flags, &o.Rehearse)
+	addAcceptRisk(flags, &o.AcceptRisk)
 	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "as if nobody held the service")
 
 	return f.command(cmd, func(ctx context.Context, args []string) error {

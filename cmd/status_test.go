@@ -428,3 +428,9 @@ func TestUserPaths(t *testing.T) {
 		t.Errorf("without a home: %v", err)
 	}
 }
+
+func (s fakeSystemd) Properties(context.Context, string) (map[string]any, error) {
+	return map[string]any{}, nil
+}
+
+func (s fakeSystemd) Version(context.Context) (int, string, error) { return 257, "257", nil }

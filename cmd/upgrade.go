@@ -32,6 +32,7 @@ type upgradeOptions struct {
 	Strategy   upgrade.Strategy
 	OnFailure  *unitgen.OnFailure
 	IgnoreHold bool
+	AcceptRisk []string
 	PlanID     string // refuse unless the world is the one of this plan
 
 	Bake         *time.Duration
@@ -93,6 +94,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 	flags.Var(maybeOnFailure{&o.OnFailure}, "on-failure", "when the bake fails and the new program lives: rollback, or freeze until somebody decides (default: the unit's)")
 	addRollFlags(flags, &o)
 	flags.BoolVar(&o.IgnoreHold, "ignore-hold", false, "go on although somebody holds the service")
+	addAcceptRisk(flags, &o.AcceptRisk)
 	flags.Var((*planIDFlag)(&o.PlanID), "plan-id", "refuse when anything has changed that the plan of this `ID` depends on; zdt plan prints it")
 	flags.StringVarP(&o.Why, "message", "m", "", "why: a `TEXT` for the history")
 	flags.BoolVar(&o.Helper, "helper", false, "upgrade zdt run itself to the zdt that is installed now; the program goes on")
@@ -111,7 +113,7 @@ Ctrl-C before the new program has taken over undoes the upgrade.`,
 			if operator, err := f.asOperator(o.Service); err != nil || operator {
 				return f.operate(ctx, cmd, o.upgradeOptions, err)
 			}
-			for _, name := range []string{"binary", "release", "sha256", "exec", "signature", "gate", "strategy", "bake", "ready-timeout", "drain-timeout", "rehearse", "no-rehearse", "message", "detach"} {
+			for _, name := range []string{"binary", "release", "sha256", "exec", "signature", "gate", "strategy", "bake", "ready-timeout", "drain-timeout", "rehearse", "no-rehearse", "message", "detach", "accept-risk"} {
 				if cmd.Flags().Changed(name) {
 					return usage("run zdt upgrade twice", "upgrade: --helper and --%s exclude each other", name)
 				}

@@ -21,6 +21,9 @@ func (f *factory) tellReport(r upgrade.Report) {
 		for _, w := range r.Warnings {
 			fmt.Fprintf(f.Err, "%s %s\n", st.warn.Render("warning:"), clean(w))
 		}
+		if n := risks(r.Findings); n > 0 {
+			fmt.Fprintf(f.Err, "%s %s: %s check %s\n", st.note.Render("note:"), plural(n, "risk"), f.zdt(), r.Service)
+		}
 		if q := r.Rehearsal; q != nil && q.State == upgrade.RehearsalLeftOut && f.live() { // elsewhere the line of the phase says so
 			fmt.Fprintf(f.Err, "%s not rehearsed: %s\n", st.note.Render("note:"), clean(q.Text))
 		}

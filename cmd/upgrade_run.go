@@ -93,6 +93,7 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 			return e, err
 		}
 	}
+	e.Findings = s.findings
 	if e.Hooks, err = s.hooks(); err != nil {
 		return e, err
 	}
@@ -109,7 +110,7 @@ func (s *site) settler(ctx context.Context, o upgradeOptions, observe func(upgra
 	return upgrade.Engine{
 		Options: upgrade.Options{
 			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, Why: o.Why,
-			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold, Strategy: o.Strategy, PlanID: o.PlanID,
+			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold, Strategy: o.Strategy, PlanID: o.PlanID, AcceptRisk: o.AcceptRisk,
 			Bake:         given(o.Bake, s.policy.Bake),
 			ReadyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout),
 			DrainTimeout: given(o.DrainTimeout, s.policy.DrainTimeout),

@@ -25,7 +25,9 @@ type Check struct {
 	Why      string   `json:"why"`            // in one sentence
 	More     string   `json:"more,omitempty"` // in Markdown: how it comes about, what one sees, what to think of when mending it
 
-	look func(Facts) []sight // nil: about something that is looked at elsewhere
+	// handoff: it says nothing about a start by systemd.
+	handoff bool
+	look    func(Facts) []sight // nil: about something that is looked at elsewhere
 }
 
 // sight is one place where a check finds what it is about.
@@ -52,6 +54,12 @@ func Find(id string) (Check, bool) {
 		}
 	}
 	return Check{}, false
+}
+
+// HandoffOnly reports whether a finding stands in the way of handoffs alone: systemd can start the service all the same.
+func HandoffOnly(id string) bool {
+	c, _ := Find(id)
+	return c.handoff
 }
 
 // Look returns what the checks find, the worst first.

@@ -11,7 +11,7 @@ import (
 func sandboxChecks() []Check {
 	return []Check{
 		{
-			ID: "ZDT021", Severity: Blocker, Family: FamilySandbox, Title: "a system call that a handoff needs is forbidden",
+			ID: "ZDT021", Severity: Blocker, handoff: true, Family: FamilySandbox, Title: "a system call that a handoff needs is forbidden",
 			Why: "the filter lets the service run, but the call that passes the sockets on, or that finds and signals a process, fails",
 			More: `The library needs sendmsg, recvmsg and socketpair; ` + "`zdt run`" + ` needs pidfd_open and pidfd_send_signal as well. All of
 them are in the set @system-service. A call that is forbidden fails with EPERM, or kills the process where the unit has no
@@ -25,7 +25,7 @@ SystemCallErrorNumber= of its own.`,
 			},
 		},
 		{
-			ID: "ZDT022", Severity: Blocker, Family: FamilySandbox, Title: "the service does not see its next release",
+			ID: "ZDT022", Severity: Blocker, handoff: true, Family: FamilySandbox, Title: "the service does not see its next release",
 			Why: "a handoff executes the new program from within the unit, where its directory is not to be found",
 			More: `TemporaryFileSystem=, InaccessiblePaths=, RootDirectory= and RootImage= make directories of the host invisible. A
 BindPaths= of "current" does not help: it shows the release of the moment when the service was started. What has to be
@@ -38,7 +38,7 @@ visible is the directory with all releases.`,
 			},
 		},
 		{
-			ID: "ZDT023", Severity: Blocker, Family: FamilySandbox, Title: "the service may not execute its next release",
+			ID: "ZDT023", Severity: Blocker, handoff: true, Family: FamilySandbox, Title: "the service may not execute its next release",
 			Why: "a handoff executes the new program from within the unit, where its directory is mounted noexec",
 			look: func(f Facts) []sight {
 				if f.Releases == "" || !covers(f.Service.Texts("NoExecPaths"), f.Releases) || covers(f.Service.Texts("ExecPaths"), f.Releases) {
@@ -48,7 +48,7 @@ visible is the directory with all releases.`,
 			},
 		},
 		{
-			ID: "ZDT024", Severity: Blocker, Family: FamilySandbox, Title: "zdt run does not recognize who reloads it",
+			ID: "ZDT024", Severity: Blocker, handoff: true, Family: FamilySandbox, Title: "zdt run does not recognize who reloads it",
 			Why: "with PrivateUsers=yes systemd runs ExecReload= in a user namespace of its own, and to zdt run its user is nobody",
 			More: `Every process that systemd starts for the unit gets a new namespace, so the kernel names the other one's user as
 65534 over the control socket, and zdt run answers only root and its own user.`,

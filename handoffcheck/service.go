@@ -11,7 +11,7 @@ import (
 func serviceChecks() []Check {
 	return []Check{
 		{
-			ID: "ZDT001", Severity: Blocker, Family: FamilyUnit, Title: "systemd is not told who the main process is",
+			ID: "ZDT001", Severity: Blocker, handoff: true, Family: FamilyUnit, Title: "systemd is not told who the main process is",
 			Why: "only with Type=notify systemd hears when a new process is ready and that it is the main one now",
 			More: `A handoff ends with READY=1 and MAINPID= from the runtime. With another Type= systemd takes the end of
 the first process for the end of the service, and stops or restarts all of it.

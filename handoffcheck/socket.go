@@ -9,7 +9,7 @@ import (
 func socketChecks() []Check {
 	return []Check{
 		{
-			ID: "ZDT016", Severity: Blocker, Family: FamilyUnit, Title: "systemd accepts the connections itself",
+			ID: "ZDT016", Severity: Blocker, handoff: true, Family: FamilyUnit, Title: "systemd accepts the connections itself",
 			Why: "with Accept=yes systemd starts an instance for each connection: there is no listening socket that one generation could hand to the next",
 			More: `The program has to be able to accept connections from a socket that it is given. Many that were written
 for inetd are not, and need ` + "`zdt run --stdin NAME`" + ` and a program around them that accepts, such as socat.`,

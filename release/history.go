@@ -56,6 +56,8 @@ type Entry struct {
 	Why       string    `json:"why,omitempty"`    // what the operator said, -m
 	Conns     *Conns    `json:"conns,omitempty"`  // nil if nobody counted
 	Reason    string    `json:"reason,omitempty"` // why it did not commit, a stable word
+	// AcceptedRisks are the IDs of blockers that it was begun in spite of.
+	AcceptedRisks []string `json:"accepted_risks,omitempty"`
 }
 
 // History is what could be read of the history file.

@@ -82,6 +82,8 @@ type Txn struct {
 	Deadline time.Time `json:"deadline,omitzero"` // by which it is undone
 	Who      Who       `json:"who"`
 	Why      string    `json:"why,omitempty"`
+	// AcceptedRisks are the IDs of blockers that it was begun in spite of.
+	AcceptedRisks []string `json:"accepted_risks,omitempty"`
 }
 
 // Rebooted tells whether the host was started again since the record was

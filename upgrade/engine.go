@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/release"
 )
 
@@ -37,6 +38,8 @@ type Options struct {
 	Wait         time.Duration // for the lock: 0 not at all, negative without bound
 	IgnoreHold   bool          // go on although somebody holds the service
 	PlanID       string        // refuse unless the world is the one of this plan
+	// AcceptRisk are the IDs of findings that refuse nothing.
+	AcceptRisk []string
 	// Retain says how many old releases stay when an upgrade has committed; nil: all.
 	Retain *Retention
 	// Restricted: who asks may upgrade the service and do nothing else. It is not started if it is down, and a rollback goes to no release
@@ -58,6 +61,9 @@ type Engine struct {
 	// Check looks at the file before anything is changed; its error says what
 	// is wrong with it.
 	Check func(path string) error
+	// Findings are what zdt check finds in the unit and the running program. A blocker among them refuses, except a rollback, unless
+	// Options.AcceptRisk has its ID. An error is no finding. nil: nobody looks.
+	Findings func(ctx context.Context) ([]handoffcheck.Finding, error)
 	// Gates are what the candidate has to pass; nil: to live is enough.
 	Gates *Gates
 	// Rehearsal tries the release beside the service before anything is changed; nil: there is no such phase.

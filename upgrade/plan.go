@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/release"
 )
 
@@ -37,6 +38,8 @@ type Plan struct {
 
 	// Problems are what the upgrade would be refused for, the first one first.
 	Problems []Problem `json:"problems,omitempty"`
+	// Findings are what zdt check finds in the unit and the running program, the worst first.
+	Findings []handoffcheck.Finding `json:"findings,omitempty"`
 	// Notes are what it would put in order, or wait for, before it begins.
 	Notes []string `json:"notes,omitempty"`
 }
@@ -101,7 +104,7 @@ func (e Engine) Plan(ctx context.Context) Plan {
 	p := Plan{
 		Schema: "zdt.plan/1", Service: r.Options.Service, Kind: r.Options.Kind,
 		From: l.from, To: l.to, Runtime: l.runtime, MainPID: r.unit.MainPID, Incumbent: r.report.Incumbent, Generation: r.report.Generation,
-		Problems: l.problems, Notes: append(l.notes, r.report.Warnings...),
+		Problems: l.problems, Findings: r.report.Findings, Notes: append(l.notes, r.report.Warnings...),
 	}
 	if r.unit.Name != "" {
 		p.Strategy = r.strategy()

@@ -51,6 +51,9 @@ func (r *run) look() *looked {
 	known := surveyed && l.findRunning()
 	l.fillFrom()
 	l.findTarget(known)
+	if known {
+		l.refused(r.checkFindings())
+	}
 	if known && r.report.Outcome != Unchanged {
 		l.findRehearsal()
 	}

@@ -38,7 +38,10 @@ func (r *run) preflight() error {
 	if err := r.putInOrder(old); err != nil {
 		return err
 	}
-	return r.findFrom()
+	if err := r.findFrom(); err != nil {
+		return err
+	}
+	return r.checkFindings()
 }
 
 func (r *run) findCurrent() error {

@@ -78,7 +78,7 @@ func (r *run) closeRecord(old release.Txn, outcome Outcome) error {
 	r.settled = outcome
 	entry := release.Entry{TxID: old.TxID, Kind: old.Kind, From: old.From, To: old.To,
 		Committed: outcome == Upgraded, Outcome: string(outcome), ExitCode: r.ExitCode(Report{Outcome: outcome}),
-		Started: old.Started, Ended: later(r.Host.Now(), old.Started), Who: old.Who, Why: old.Why, Reason: reason}
+		Started: old.Started, Ended: later(r.Host.Now(), old.Started), Who: old.Who, Why: old.Why, Reason: reason, AcceptedRisks: old.AcceptedRisks}
 	if err := r.Store.AppendHistory(entry); err != nil {
 		return &Failure{Outcome: Refused, Err: fmt.Errorf("close %s %s: %w", old.Kind, old.TxID, err), Hint: hintOf(err)}
 	}
@@ -105,7 +105,7 @@ func (r *run) forget() error {
 	rep := r.report
 	e := release.Entry{TxID: r.txn.TxID, Kind: r.txn.Kind, From: r.txn.From, To: r.txn.To,
 		Committed: rep.Outcome == Upgraded, Outcome: string(rep.Outcome), ExitCode: r.ExitCode(rep),
-		Started: rep.StartedAt, Ended: r.now(), Who: r.Who, Why: r.Options.Why, Reason: rep.Reason}
+		Started: rep.StartedAt, Ended: r.now(), Who: r.Who, Why: r.Options.Why, Reason: rep.Reason, AcceptedRisks: r.txn.AcceptedRisks}
 	e.FromRecovered = r.recovered
 	if c := rep.Connections; c != nil {
 		e.Conns = &release.Conns{Moved: c.Moved, Drained: c.Drained + c.Closed, Cut: c.Cut}

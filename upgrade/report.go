@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
+	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/release"
 )
 
@@ -111,6 +112,10 @@ type Report struct {
 
 	// Rehearsal is what became of it, where one was wanted.
 	Rehearsal *RehearsalReport `json:"rehearsal,omitempty"`
+	// Findings are what zdt check found in the unit and the running program, the worst first; AcceptedRisks the IDs of blockers
+	// that --accept-risk named.
+	Findings      []handoffcheck.Finding `json:"findings,omitempty"`
+	AcceptedRisks []string               `json:"accepted_risks,omitempty"`
 	// Gates are what the candidate had to pass.
 	Gates []GateResult `json:"gates,omitempty"`
 	// Hooks are those that ran, in their order.

@@ -34,10 +34,7 @@ func (r *run) checkRequest() error {
 }
 
 func (r *run) checkFile(path string) error {
-	if err := r.Check(path); err != nil {
-		return &Failure{Outcome: Refused, Err: err, Hint: hintOf(err)}
-	}
-	return nil
+	return r.objection(r.Check(path))
 }
 
 // stage makes the release that is gone to, or finds it.

@@ -78,7 +78,7 @@ func (r *run) reloadWords(ctx context.Context) string {
 
 func (r *run) firstRecord() error {
 	r.txn = release.Txn{TxID: r.report.TxID, Kind: r.Options.Kind, From: r.report.From.ID, To: r.to.ID,
-		Restart: r.down || r.Options.Strategy == StrategyRestart, Started: r.report.StartedAt, Who: r.Who, Why: r.Options.Why}
+		Restart: r.down || r.Options.Strategy == StrategyRestart, Started: r.report.StartedAt, Who: r.Who, Why: r.Options.Why, AcceptedRisks: r.report.AcceptedRisks}
 	var err error
 	if r.txn.Runner, err = release.ProcOf(os.Getpid()); err == nil && r.unit.MainPID != 0 {
 		r.txn.Incumbent, err = release.ProcOf(r.unit.MainPID)

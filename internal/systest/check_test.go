@@ -7,6 +7,7 @@ import (
 
 	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/internal/guest"
+	"github.com/zdt-dev/zdt/upgrade"
 )
 
 // check is what zdt check finds, which must end with the code.
@@ -128,8 +129,12 @@ func (s *service) checkSandbox(helper bool) {
 		}
 		n++
 		r := s.upgrade(good(n))
+		if r.exec.Code != 10 || r.Phase != upgrade.Preflight || !strings.Contains(r.Cause, tt.want) {
+			s.t.Errorf("%s: the upgrade is not refused: %s", tt.lines, r.exec)
+		}
+		r = s.upgrade(good(n), "--accept-risk", tt.want) // it is bound to fail
 		s.t.Logf("%s: %s", tt.lines, r.Cause)
-		if r.exec.Code != 10 && r.exec.Code != 11 {
+		if r.exec.Code != 10 && r.exec.Code != 11 || r.Phase == upgrade.Preflight || len(r.AcceptedRisks) != 1 {
 			s.t.Errorf("%s: the upgrade does not fail: %s", tt.lines, r.exec)
 		}
 		s.writeUnit(dir+"b-mended.conf", found[0].DropIn)

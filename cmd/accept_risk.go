@@ -1,0 +1,57 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/zdt-dev/zdt/handoffcheck"
+)
+
+// acceptRisk is --accept-risk.
+type acceptRisk struct{ ids *[]string }
+
+func addAcceptRisk(flags *pflag.FlagSet, ids *[]string) {
+	flags.Var(acceptRisk{ids}, "accept-risk", "go on in spite of these blockers of zdt check: `ID,...` (repeat)")
+}
+
+// Set reads IDs of the catalog.
+func (a acceptRisk) Set(s string) error {
+	for id := range strings.SplitSeq(s, ",") {
+		c, ok := handoffcheck.Find(strings.TrimSpace(id))
+		if !ok {
+			return fmt.Errorf("there is no check %.40q; zdt check names those that it finds", id)
+		}
+		if !slices.Contains(*a.ids, c.ID) {
+			*a.ids = append(*a.ids, c.ID)
+		}
+	}
+	return nil
+}
+
+func (a acceptRisk) String() string { return "" }
+
+// Type names the flag's value in --help.
+func (a acceptRisk) Type() string { return "ID,..." }
+
+// findings are those of zdt check NAME: of the file that is upgraded to upgrade.Engine.Check says what it is.
+func (h *host) findings(ctx context.Context) ([]handoffcheck.Finding, error) {
+	facts, _, err := h.facts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return handoffcheck.Look(facts), nil
+}
+
+// risks counts what may go wrong.
+func risks(found []handoffcheck.Finding) (n int) {
+	for _, f := range found {
+		if f.Severity == handoffcheck.Risk {
+			n++
+		}
+	}
+	return n
+}

@@ -291,7 +291,7 @@ func (f *factory) resume(ctx context.Context, arg string, settle bool, as identi
 		return err
 	}
 	undone := report.Outcome == upgrade.Interrupted && report.Cause == ""
-	if !undone || settle || old.To == "" {
+	if !undone || settle || old.To == "" || old.Undo { // what was to be undone is not tried again
 		if as.detached() {
 			f.keepReport(name, as.TxID, report)
 		}
@@ -300,5 +300,9 @@ func (f *factory) resume(ctx context.Context, arg string, settle bool, as identi
 	for _, w := range report.Warnings {
 		f.say("%s %s", f.errStyle().warn.Render("warning:"), clean(w))
 	}
-	return runUpgrade(ctx, f, upgradeOptions{Service: name, Kind: old.Kind, Release: old.To, Why: old.Why, as: as, run: f.transact})
+	again := upgradeOptions{Service: name, Kind: old.Kind, Release: old.To, Why: old.Why, as: as, run: f.transact}
+	if old.Restart {
+		again.Strategy = upgrade.StrategyRestart
+	}
+	return runUpgrade(ctx, f, again)
 }

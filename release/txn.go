@@ -24,7 +24,8 @@ type Phase string
 
 // The phases in their order. Up to PhaseRehearse nothing has touched the
 // service; before PhaseCommit whatever starts the unit starts From; once
-// PhaseCommit is written, To is to be the current release.
+// PhaseCommit is written, To is to be the current release. With Restart To is
+// current from PhaseTrigger on, and to stay that from PhaseRecord on.
 const (
 	PhasePreflight Phase = "preflight"
 	PhaseStage     Phase = "stage"

@@ -10,9 +10,9 @@ import (
 )
 
 // recover closes the record of a transaction whose zdt is gone; holding the
-// lock proves that it is. The service is idle by now, so what decides is what
-// runs: the release it wanted (it had committed: current follows), or
-// another (it is undone).
+// lock proves that it is. The service is idle by now, so what decides after a
+// handoff is what runs: the release it wanted (it had committed: current
+// follows), or another (it is undone). After a restart the record decides.
 func (r *run) recover(old release.Txn) error {
 	history, err := r.Store.History()
 	if err != nil {
@@ -23,6 +23,10 @@ func (r *run) recover(old release.Txn) error {
 	}
 	outcome := Interrupted
 	switch {
+	case unjudged(old):
+		if err := r.undoRestart(old); err != nil {
+			return err
+		}
 	case r.running != "" && r.running == old.To && (old.From != old.To || !old.Phase.Before(release.PhaseCommit)):
 		// Committed, and only the last step is missing.
 		to, err := r.Store.Get(r.running)
@@ -34,13 +38,9 @@ func (r *run) recover(old release.Txn) error {
 		}
 		r.setCurrent(to)
 		outcome = Upgraded
-		if old.Restart && old.Phase.Before(release.PhaseRecord) {
-			r.warn("%s %s was cut short on probation after a restart; release %s serves and stays", old.Kind, old.TxID, to.ID)
-			break
-		}
 		r.warn("%s %s had committed and was cut short; it is finished now", old.Kind, old.TxID)
 	case r.running == old.From && old.From != old.To && r.current.ID == old.To:
-		// It began with current: a rollback, see prefer, or a restart.
+		// It began with current: a rollback, see prefer.
 		if err := r.flipTo(old.From); err != nil {
 			return &Failure{Outcome: Refused, Err: fmt.Errorf("undo %s %s: %w", old.Kind, old.TxID, err), Hint: hintOf(err)}
 		}
@@ -76,6 +76,7 @@ func (r *run) closeRecord(old release.Txn, outcome Outcome) error {
 		outcome, reason = Aborted, string(journal.ReasonRequested)
 	}
 	r.settled = outcome
+	r.markWanting(old)
 	entry := release.Entry{TxID: old.TxID, Kind: old.Kind, From: old.From, To: old.To,
 		Committed: outcome == Upgraded, Outcome: string(outcome), ExitCode: r.ExitCode(Report{Outcome: outcome}),
 		Started: old.Started, Ended: later(r.Host.Now(), old.Started), Who: old.Who, Why: old.Why, Reason: reason, AcceptedRisks: old.AcceptedRisks}
@@ -127,9 +128,5 @@ func (r *run) forget() error {
 
 // releaseFailed reports whether an upgrade came to nothing by the release's own fault.
 func releaseFailed(rep Report) bool {
-	switch journal.Reason(rep.Reason) {
-	case journal.ReasonStart, journal.ReasonExited, journal.ReasonCrashed, journal.ReasonReadyTimeout, journal.ReasonHealth:
-		return rep.Outcome == RolledBack || rep.Outcome == NotRestored
-	}
-	return false
+	return releasesFault(rep.Reason) && (rep.Outcome == RolledBack || rep.Outcome == NotRestored)
 }

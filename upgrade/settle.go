@@ -48,11 +48,17 @@ func (r *run) settle(order Order) error {
 	if to, err := r.Store.Get(old.To); err == nil {
 		r.to, r.report.To = to, describe(to)
 	}
+	if old.Restart {
+		r.Options.Strategy = StrategyRestart // such a service need not be able to hand over
+	}
 	if err := r.survey(); err != nil {
 		return err
 	}
 	switch order {
 	case Promote:
+		if old.Restart {
+			return refuse(r.zdt("resume", r.Options.Service)+" undoes it and runs it again", "%s %s was done by a restart, and nobody watches its release any more", old.Kind, old.TxID)
+		}
 		return r.promote(old)
 	case Finish:
 		if err := r.checkFrozen(old); err != nil {

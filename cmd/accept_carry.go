@@ -236,6 +236,9 @@ func (s *site) mayOrder(order upgrade.Order) error {
 	if s.policy.Bake > 0 {
 		return fail(ExitNotAuthorised, "wait for it, or ask root", "the service asks for a bake of %v, and an operator may not end it early", s.policy.Bake)
 	}
+	if len(s.policy.Gates) > 0 { // a promote does not wait for their answers
+		return fail(ExitNotAuthorised, "wait for them, or ask root", "the service has gates, and an operator may not go round them")
+	}
 	if txn, err := s.store.ReadTxn(); err == nil && txn.Frozen {
 		return fail(ExitNotAuthorised, "zdt abort "+s.service+", or ask root", "%s did not pass its bake (%s), and an operator may not promote it", txn.TxID, txn.Reason)
 	}

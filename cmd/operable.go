@@ -49,7 +49,8 @@ func (h *host) operable(ctx context.Context, p unitgen.Policy) error {
 // rootly is the setting by which systemd would execute what lies in the store with root's rights, or hand them to it; "" if
 // there is none. A program may give them up when it starts: an operator's need not.
 func rootly(u handoffcheck.Unit, store string) string {
-	if user := u.Text("User"); !u.Is("DynamicUser") && (user == "" || user == "root" || user == "0") {
+	// A User= that exists is taken with DynamicUser=yes, too.
+	if user := u.Text("User"); user == "root" || user == "0" || user == "" && !u.Is("DynamicUser") {
 		return "it runs as root"
 	}
 	// Of the others one can make root's rights, or take over other programs: CAP_SETUID, CAP_SYS_ADMIN, CAP_DAC_OVERRIDE …

@@ -20,6 +20,7 @@ func TestRootly(t *testing.T) {
 		{"a dynamic user", map[string]any{"DynamicUser": true, "ExecStartEx": exec(program)}, ""},
 		{"root by default", nil, "as root"},
 		{"root by name", map[string]any{"User": "root"}, "as root"},
+		{"root, and a dynamic user", map[string]any{"User": "root", "DynamicUser": true}, "as root"},
 		{"root by number", map[string]any{"User": "0"}, "as root"},
 		{"the program drops its rights itself", map[string]any{"User": "web", "ExecStartEx": exec(program, "no-setuid")}, "ExecStart="},
 		{"it starts with all rights", map[string]any{"User": "web", "ExecStartEx": exec(program, "ignore-failure", "privileged")}, "ExecStart="},

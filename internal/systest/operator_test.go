@@ -281,6 +281,23 @@ func TestOperatorGetsNoMore(t *testing.T) {
 			}
 		})
 
+		// Nor are its gates to be gone round.
+		with("[X-Zdt]\nGate=within=5m tcp:127.0.0.1:1\n", func() {
+			p, err := g.Spawn(t.Context(), guest.Command{Args: login("ann", "zdt", "upgrade", s.name, "--binary", two)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.await("the gates are asked", func() bool {
+				st := s.status()
+				return st.Runtime != nil && st.Runtime.Phase == control.Held && st.Txn != nil
+			})
+			refused(77, "has gates", "promote", s.name)
+			s.as("ann", 0, "zdt", "abort", s.name)
+			if r, err := p.Wait(); err != nil || r.Code != 11 {
+				t.Errorf("%v, %s", err, r)
+			}
+		})
+
 		// Who has left the group while he waited has waited in vain.
 		root := s.startUpgrade(two, "--bake", "10m")
 		s.await("the bake of root", func() bool {

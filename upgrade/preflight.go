@@ -25,11 +25,12 @@ func (r *run) preflight() error {
 	if err := r.checkPlan(); err != nil {
 		return err
 	}
-	if err := r.survey(); err != nil {
-		return err
-	}
 	old, err := r.openTxn()
 	if err != nil {
+		return err
+	}
+	r.awaitRestart(old)
+	if err := r.survey(); err != nil {
 		return err
 	}
 	if err := r.checkFrozen(old); err != nil {

@@ -51,6 +51,7 @@ func (r *run) settle(order Order) error {
 	if old.Restart {
 		r.Options.Strategy = StrategyRestart // such a service need not be able to hand over
 	}
+	r.awaitRestart(old)
 	if err := r.survey(); err != nil {
 		return err
 	}

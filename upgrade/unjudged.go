@@ -29,6 +29,24 @@ func (r *run) startsNew(old release.Txn) bool {
 	return err != nil || old.Incumbent.PID == 0 || p != old.Incumbent
 }
 
+// awaitRestart waits for systemd's job of a restart whose zdt is gone: it goes on without it, and nothing can be told before its end.
+func (r *run) awaitRestart(old release.Txn) {
+	if !old.Restart {
+		return
+	}
+	limit := time.Now().Add((&exchange{r: r}).limit())
+	for told := false; r.ctx.Err() == nil && time.Now().Before(limit); pause(r.ctx, poll) {
+		u, err := r.Host.Unit(r.ctx)
+		if err != nil || !u.Job {
+			return // the survey says what there is to say
+		}
+		if !told {
+			told = true
+			r.progress("waiting for the restart of " + u.Name + " to end")
+		}
+	}
+}
+
 // undoRestart puts back what a restart has left: the earlier release becomes current and is started, if another one runs.
 func (r *run) undoRestart(old release.Txn) error {
 	undo := fmt.Sprintf("undo %s %s", old.Kind, old.TxID)

@@ -31,13 +31,13 @@ const (
 const stepsDir = "/run/zdt-steps"
 
 // stoppedAt starts an upgrade to version n and returns when it stands at the step.
-func (s *service) stoppedAt(step string, n int) *running {
+func (s *service) stoppedAt(step string, n int, flags ...string) *running {
 	s.t.Helper()
 	if err := s.g.WriteFile(stepsDir+"/at", []byte(step), 0o644); err != nil {
 		s.t.Fatal(err)
 	}
 	p, err := s.g.Spawn(s.t.Context(), guest.Command{
-		Args: []string{"zdt-steps", "upgrade", s.name, "--binary", s.put(good(n)), "-o", "json", "--no-rehearse"},
+		Args: append([]string{"zdt-steps", "upgrade", s.name, "--binary", s.put(good(n)), "-o", "json", "--no-rehearse"}, flags...),
 		Env:  []string{"ZDT_STEPS=" + stepsDir},
 	})
 	if err != nil {

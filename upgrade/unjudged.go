@@ -51,7 +51,15 @@ func (r *run) awaitRestart(old release.Txn) {
 func (r *run) undoRestart(old release.Txn) error {
 	undo := fmt.Sprintf("undo %s %s", old.Kind, old.TxID)
 	if r.current.ID != old.From {
-		if err := r.flipTo(old.From); err != nil {
+		err := r.flipTo(old.From)
+		if errors.Is(err, release.ErrNoRelease) { // it ran, and was deleted by hand before: the last one that committed has to do
+			var previous release.Release
+			if previous, err = r.Store.Previous(); err == nil {
+				r.warn("release %s is not there any more; release %s takes its place", old.From, previous.ID)
+				err = r.flipTo(previous.ID)
+			}
+		}
+		if err != nil {
 			return &Failure{Outcome: Refused, Err: fmt.Errorf("%s: %w", undo, err), Hint: hintOf(err)}
 		}
 	}
@@ -59,13 +67,13 @@ func (r *run) undoRestart(old release.Txn) error {
 		r.warn("%s %s was cut short before its commit; it is undone", old.Kind, old.TxID)
 		return nil
 	}
-	r.progress("starting release " + old.From + " again")
+	r.progress("starting release " + r.current.ID + " again")
 	gap, err := r.startAgain()
 	if err != nil {
 		// The record stays: the next zdt sees what became of it.
 		f := asFailure(err)
 		f.Outcome, f.Err = NotRestored, fmt.Errorf("%s: %w", undo, f.Err)
-		f.Hint = fmt.Sprintf("look: %s; then %s starts release %s", r.systemctl("status", r.unit.Name), r.systemctl("restart", r.unit.Name), old.From)
+		f.Hint = fmt.Sprintf("look: %s; then %s starts release %s", r.systemctl("status", r.unit.Name), r.systemctl("restart", r.unit.Name), r.current.ID)
 		return f
 	}
 	why := "nobody had judged its release yet"

@@ -2,7 +2,9 @@ package upgrade
 
 import (
 	"errors"
+	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,4 +84,32 @@ func markedFailed(t *testing.T, w *world, id string) bool {
 		t.Fatal(err)
 	}
 	return rel.Failed != nil
+}
+
+// The release that ran before was deleted by hand: what committed last takes its place, and nobody is stuck.
+func TestUnjudgedWithoutFrom(t *testing.T) {
+	w := newWorld(t)
+	w.want(w.upgrade(program(t, "good", "v2")), Upgraded, "", "")
+	v3, err := w.store.Stage(t.Context(), program(t, "good", "v3"), release.StageOptions{})
+	if err == nil {
+		err = w.store.Flip(v3)
+	}
+	if err == nil {
+		err = w.systemd.restartJob(t.Context())
+	}
+	txid, terr := release.NewTxID()
+	if err == nil && terr == nil {
+		err = w.store.WriteTxn(release.Txn{TxID: txid, Kind: release.KindUpgrade, Restart: true, Phase: release.PhaseBake,
+			From: "20260101T000000Z-0123456789ab", To: v3.ID, Runner: release.Proc{PID: os.Getpid(), Start: 1}})
+	}
+	if err != nil || terr != nil {
+		t.Fatal(err, terr)
+	}
+	rep := w.engine("").Settle(t.Context(), Abort)
+	if rep.Outcome != Aborted || rep.Cause != "" {
+		t.Fatalf("report %s", asJSON(rep))
+	}
+	wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "release 20260101T000000Z-0123456789ab is not there any more")
+	w.wantServing("v2")
+	w.wantNextWorks()
 }

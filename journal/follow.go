@@ -163,7 +163,8 @@ func (f *Follower) once(ctx context.Context) (delivered bool, err error) {
 		if e.Cursor == "" || !f.seen.add(e.Cursor) {
 			continue // without a cursor there is no telling whether it is a repetition
 		}
-		quiet.stop() // a consumer that takes its time is no silence
+		quiet.stop()         // a consumer that takes its time is no silence
+		f.problem.Store(nil) // before: who has got the entry may ask at once
 		select {
 		case f.entries <- e:
 		case <-ctx.Done():
@@ -171,7 +172,6 @@ func (f *Follower) once(ctx context.Context) (delivered bool, err error) {
 			return delivered, ctx.Err()
 		}
 		f.last, delivered = e.Cursor, true
-		f.problem.Store(nil)
 		quiet.start(quietTimeout)
 	}
 	if err := p.wait(); err != nil {

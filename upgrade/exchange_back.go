@@ -110,7 +110,7 @@ func (x *exchange) flipBack() error {
 func (r *run) recoverDown(old release.Txn) error {
 	outcome := Interrupted
 	switch {
-	case old.Phase == release.PhaseRecord && r.current.ID == old.To:
+	case old.Phase == release.PhaseRecord && !old.Undo && r.current.ID == old.To:
 		outcome = Upgraded
 	case r.current.ID == old.To && old.From != old.To && old.Kind == release.KindUpgrade:
 		// A restart that was under way: what is current was never seen to serve for long.

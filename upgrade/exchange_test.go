@@ -178,14 +178,17 @@ func TestKilledInARestart(t *testing.T) {
 		name    string
 		runs    string // the release that runs, "" for none
 		phase   release.Phase
+		undo    bool
 		outcome Outcome
 		serves  string
 	}{
-		{"before systemd stopped the old one", "v1", release.PhaseTrigger, Interrupted, "v1"},
-		{"while nobody served", "", release.PhaseListen, Interrupted, "v1"},
-		{"the new one serves", "v2", release.PhaseBake, Interrupted, "v1"},
-		{"the new one serves, and is recorded", "v2", release.PhaseRecord, Upgraded, "v2"},
-		{"down, and recorded", "", release.PhaseRecord, Upgraded, "v2"},
+		{"before systemd stopped the old one", "v1", release.PhaseTrigger, false, Interrupted, "v1"},
+		{"while nobody served", "", release.PhaseListen, false, Interrupted, "v1"},
+		{"the new one serves", "v2", release.PhaseBake, false, Interrupted, "v1"},
+		{"the new one serves, and is recorded", "v2", release.PhaseRecord, false, Upgraded, "v2"},
+		{"the new one serves, could not be recorded", "v2", release.PhaseRecord, true, Interrupted, "v1"},
+		{"down, and recorded", "", release.PhaseRecord, false, Upgraded, "v2"},
+		{"down, and could not be recorded", "", release.PhaseRecord, true, Interrupted, "v1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -206,7 +209,7 @@ func TestKilledInARestart(t *testing.T) {
 			}
 			txid, err := release.NewTxID()
 			if err == nil {
-				err = w.store.WriteTxn(release.Txn{TxID: txid, Kind: release.KindUpgrade, Restart: true, Phase: tt.phase, From: w.v1.ID, To: v2.ID, Runner: release.Proc{PID: os.Getpid(), Start: 1}})
+				err = w.store.WriteTxn(release.Txn{TxID: txid, Kind: release.KindUpgrade, Restart: true, Phase: tt.phase, Undo: tt.undo, From: w.v1.ID, To: v2.ID, Runner: release.Proc{PID: os.Getpid(), Start: 1}})
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -216,7 +219,10 @@ func TestKilledInARestart(t *testing.T) {
 				t.Fatalf("report %s", asJSON(rep))
 			}
 			if tt.runs == "v2" && tt.outcome == Interrupted {
-				wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "cut short after a restart, and nobody had judged its release yet")
+				wantText(t, "warnings", strings.Join(rep.Warnings, "\n"), "cut short after a restart, and ")
+				if rep.Candidate != 0 {
+					t.Errorf("candidate %d: it is the release from before that came up", rep.Candidate)
+				}
 			}
 			if tt.runs == "" {
 				w.systemd.start()

@@ -58,7 +58,7 @@ func (r *run) settle(order Order) error {
 	switch order {
 	case Promote:
 		if old.Restart {
-			return refuse(r.zdt("resume", r.Options.Service)+" undoes it and runs it again", "%s %s was done by a restart, and nobody watches its release any more", old.Kind, old.TxID)
+			return refuse(r.zdt("resume", r.Options.Service)+" undoes it", "%s %s was done by a restart, and nobody watches its release any more", old.Kind, old.TxID)
 		}
 		return r.promote(old)
 	case Finish:

@@ -15,8 +15,8 @@ import (
 
 // unjudged reports whether a transaction left a release behind that nobody has judged, or that was found wanting.
 func unjudged(old release.Txn) bool {
-	return old.Restart && old.From != old.To && old.Phase.Before(release.PhaseRecord) &&
-		(old.Kind == release.KindUpgrade || old.Undo) // what a rollback goes to has proved itself
+	return old.Restart && old.From != old.To &&
+		(old.Undo || old.Kind == release.KindUpgrade && old.Phase.Before(release.PhaseRecord)) // what a rollback goes to has proved itself
 }
 
 // startsNew reports whether the service has been started since the record was begun, as far as its processes tell. A
@@ -26,7 +26,8 @@ func (r *run) startsNew(old release.Txn) bool {
 		return r.running == old.To
 	}
 	p, err := release.ProcOf(r.unit.MainPID)
-	return err != nil || old.Incumbent.PID == 0 || p != old.Incumbent
+	boot, berr := release.BootID()
+	return err != nil || berr != nil || old.Rebooted(boot) || p != old.Incumbent // start times begin anew with each boot
 }
 
 // awaitRestart waits for systemd's job of a restart whose zdt is gone: it goes on without it, and nothing can be told before its end.
@@ -105,7 +106,8 @@ func (r *run) startAgain() (time.Duration, error) {
 		return 0, err
 	}
 	gap := r.now().Sub(x.since)
-	r.hangUp() // who was asked before has ended
+	r.report.Candidate = 0 // who came up is none
+	r.hangUp()             // who was asked before has ended
 	if r.unit, err = r.Host.Unit(ctx); err != nil {
 		return gap, err
 	}

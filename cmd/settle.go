@@ -55,7 +55,8 @@ func newResumeCmd(f *factory) *cobra.Command {
 		Short: "Go on with an upgrade that was cut short",
 		Long: `Put in order what a zdt that was killed, or a host that went down, has left of
 an upgrade, and go on: what had taken over is finished, all else is undone and
-run again to the same release. When nothing is open there is nothing to do.
+run again to the same release, unless it was being undone already. When nothing
+is open there is nothing to do.
 
 With --settle nothing is run again. A boot unit does that for all services.`,
 		Example: `  zdt resume web
@@ -300,7 +301,7 @@ func (f *factory) resume(ctx context.Context, arg string, settle bool, as identi
 	for _, w := range report.Warnings {
 		f.say("%s %s", f.errStyle().warn.Render("warning:"), clean(w))
 	}
-	again := upgradeOptions{Service: name, Kind: old.Kind, Release: old.To, Why: old.Why, as: as, run: f.transact}
+	again := upgradeOptions{Service: name, Kind: old.Kind, Release: old.To, Why: old.Why, AcceptRisk: old.AcceptedRisks, as: as, run: f.transact}
 	if old.Restart {
 		again.Strategy = upgrade.StrategyRestart
 	}

@@ -61,6 +61,9 @@ type Service struct {
 	// exit status or signal; both 0 before.
 	ExecMainCode   int32
 	ExecMainStatus int32
+	// Stopped: the unit had ceased to be active before its last main process ended, so that systemd ended that one; it did not
+	// end by itself. Result tells whether that was a stop, or a limit such as the watchdog's.
+	Stopped bool
 
 	ExecStartPath string   // program of the first ExecStart= line
 	ExecStart     []string // its argv, argv[0] included; variables are as written
@@ -175,6 +178,7 @@ func parseUnit(all map[string]dbus.Variant) Unit {
 		ReloadResult:     p.str("ReloadResult"),
 		ExecMainCode:     p.i32("ExecMainCode"),
 		ExecMainStatus:   p.i32("ExecMainStatus"),
+		Stopped:          p.stopped(),
 		Environment:      p.strs("Environment"),
 		User:             p.str("User"),
 		UID:              NoUID,
@@ -261,6 +265,13 @@ func (p props) time(name string) time.Time {
 }
 
 // exec is the first command of an a(sasbttttuii): path, argv, and how it went.
+// stopped compares moments of the monotonic clock: systemd notes the end of a main process before it leaves the active state
+// for it, and with a stop leaves that state first (both 252 and 257). The end of a start that was never active says nothing.
+func (p props) stopped() bool {
+	entered, left, ended := p.u64("ActiveEnterTimestampMonotonic"), p.u64("ActiveExitTimestampMonotonic"), p.u64("ExecMainExitTimestampMonotonic")
+	return 0 < entered && entered <= left && left < ended
+}
+
 func (p props) exec(name string) (path string, argv []string) {
 	commands := p.tuples(name)
 	if len(commands) == 0 || len(commands[0]) < 2 {

@@ -300,6 +300,7 @@ func unitOf(u dbusctl.Unit) upgrade.Unit {
 		Name: u.Name, LoadState: u.LoadState, ActiveState: u.ActiveState, SubState: u.SubState, Result: u.Result,
 		Type: u.Type, NotifyAccess: u.NotifyAccess, StatusText: u.StatusText, MainPID: int(u.MainPID), UID: u.UID,
 		ControlGroup: u.ControlGroup, Program: unitgen.Program(u.ExecStartPath, u.ExecStart), ExecStart: execStart(u), ExecReload: u.ExecReload, Job: u.Job != 0,
+		Stopped: u.Stopped && !slices.Contains([]string{"watchdog", "timeout", "oom-kill"}, u.Result), // those are limits that it met
 		Socket:  slices.ContainsFunc(u.TriggeredBy, func(name string) bool { return strings.HasSuffix(name, ".socket") }),
 		Runtime: slices.ContainsFunc(u.RuntimeDirectory, func(name string) bool { return strings.HasPrefix(name, "zdt/") }),
 	}

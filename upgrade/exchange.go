@@ -200,6 +200,8 @@ func (x *exchange) awaitServing(ctx, all context.Context) (control.Status, error
 			return control.Status{}, context.Cause(ctx)
 		case err != nil:
 			return control.Status{}, &Failure{Reason: reasonSystemdLost, Err: fmt.Errorf("ask systemd for the main process: %w", err), Hint: hintOf(err)}
+		case u.Stopped && u.MainPID == 0, u.MainPID != 0 && toldToStop(u):
+			return control.Status{}, r.stopping()
 		case !up(u) || u.MainPID == 0:
 			return control.Status{}, failure(string(journal.ReasonCrashed), "%s is %s (%s) right after its start", u.Name, u.ActiveState, u.Result)
 		}
@@ -286,11 +288,11 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 			}
 			// Of this process, for the news may be of the one before; and while it lives, for a unit whose program has ended by
 			// itself goes the same way a moment later.
-			if u.ActiveState == "deactivating" && u.MainPID == x.main.pid && !x.main.isGone() {
+			if u.MainPID == x.main.pid && toldToStop(u) && !x.main.isGone() {
 				return "", r.stopping()
 			}
 		case <-x.main.gone:
-			return "", failure(string(journal.ReasonCrashed), "the new main process %d ended", x.main.pid)
+			return "", x.ended(ctx)
 		case n := <-restarts:
 			return "", failure(string(journal.ReasonCrashed), "the helper %d had to start %s again", x.main.pid, plural(n, "worker", "", "s"))
 		case o := <-r.Orders:
@@ -314,10 +316,30 @@ func (x *exchange) bake(ctx context.Context) (string, error) {
 		default:
 		}
 		if x.main.isGone() {
-			return "", failure(string(journal.ReasonCrashed), "the new main process %d ended", x.main.pid)
+			return "", x.ended(ctx)
 		}
 	}
 	return "alive for " + round(r.now().Sub(r.phaseStart)), nil
+}
+
+// toldToStop: somebody stops the unit while its main process lives. systemd does so by itself, too, because of a watchdog or
+// another limit, and then has a result already.
+func toldToStop(u Unit) bool { return u.ActiveState == "deactivating" && u.Result == "success" }
+
+// ended tells why the new program is gone. A stop and a crash look the same from here: the news of the stop may come after the
+// end of a program that obeys at once. systemd knows which it was, as soon as it has noticed the end. Who stops a service must
+// not find it started again.
+func (x *exchange) ended(ctx context.Context) error {
+	r := x.r
+	for limit := time.Now().Add(r.slack); ; pause(ctx, poll) {
+		u, err := r.Host.Unit(ctx)
+		switch {
+		case err == nil && u.MainPID == 0 && u.Stopped:
+			return r.stopping()
+		case err == nil && u.MainPID != x.main.pid, ctx.Err() != nil, time.Now().After(limit):
+			return failure(string(journal.ReasonCrashed), "the new main process %d ended", x.main.pid)
+		}
+	}
 }
 
 // watchRestarts delivers how many workers of the new program had to be started again, once there are any: systemd's own

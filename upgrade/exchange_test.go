@@ -157,19 +157,29 @@ func TestRestartInterrupted(t *testing.T) {
 
 // Who stops the service in the bake gets it stopped.
 func TestStoppedAfterARestart(t *testing.T) {
-	w := newWorld(t)
-	w.at(Bake, func() { w.systemd.stop(false) })
-	e := w.engine(program(t, "good", "v2"))
-	e.Options.Strategy, e.Options.Bake = StrategyRestart, time.Hour
-	rep := e.Run(t.Context())
-	w.want(rep, NotRestored, Bake, "stopping")
-	until(t, "it has stopped", func() bool { return w.systemd.mainPID() == 0 })
-	if now, err := w.store.Current(); err != nil || now.ID != w.v1.ID {
-		t.Errorf("current is %s, %v", now.ID, err)
+	for name, terse := range map[string]bool{"told": false, "the news is skipped": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.systemd.terse = terse
+			w.at(Bake, func() {
+				w.systemd.stop(false)
+				if terse {
+					until(t, "its process is gone", func() bool { return len(w.systemd.processes()) == 0 })
+				}
+			})
+			e := w.engine(program(t, "good", "v2"))
+			e.Options.Strategy, e.Options.Bake = StrategyRestart, time.Hour
+			rep := e.Run(t.Context())
+			w.want(rep, NotRestored, Bake, "stopping")
+			until(t, "it has stopped", func() bool { return w.systemd.mainPID() == 0 })
+			if now, err := w.store.Current(); err != nil || now.ID != w.v1.ID {
+				t.Errorf("current is %s, %v", now.ID, err)
+			}
+			w.systemd.start()
+			w.wantServing("v1")
+			w.wantNextWorks()
+		})
 	}
-	w.systemd.start()
-	w.wantServing("v1")
-	w.wantNextWorks()
 }
 
 // zdt was killed in the middle of a restart: what it left current was not proved.

@@ -41,6 +41,7 @@ type systemd struct {
 	old      bool          // before 254: NOTIFYACCESS= is not understood
 	all      bool          // NotifyAccess=all for now
 	mute     bool          // MAINPID= is ignored
+	terse    bool          // a watch is never told that the unit is deactivating: it may skip what is short
 	unitErr  error         // what asking for the unit gives
 	watchers map[chan struct{}]struct{}
 	closed   bool
@@ -105,8 +106,14 @@ func (s *systemd) watch(ctx context.Context) (<-chan Unit, error) {
 		defer close(out)
 		for {
 			u, news, _ := s.state()
+			send := out
+			if s.terse && u.ActiveState == "deactivating" {
+				send = nil
+			}
 			select {
-			case out <- u:
+			case <-news:
+				continue
+			case send <- u:
 			case <-ctx.Done():
 				return
 			case <-lost:
@@ -166,7 +173,7 @@ func (s *systemd) launch() {
 		s.setLocked(func(u *Unit) { u.ActiveState, u.Result, u.MainPID = "failed", "exec-condition", 0 })
 		return
 	}
-	s.setLocked(func(u *Unit) { u.ActiveState, u.SubState, u.MainPID = "activating", "start", pid })
+	s.setLocked(func(u *Unit) { u.ActiveState, u.SubState, u.MainPID, u.Stopped = "activating", "start", pid, false })
 	s.superviseLocked(pid, 0)
 }
 
@@ -214,7 +221,7 @@ func (s *systemd) mainExited(pid int, ws unix.WaitStatus) {
 		again = s.restart && !stopping && !s.closed && up
 		s.killAll()
 		s.setLocked(func(u *Unit) {
-			u.MainPID = 0
+			u.MainPID, u.Stopped = 0, stopping
 			switch {
 			case again:
 				u.ActiveState, u.SubState = "activating", "auto-restart"

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/release"
 )
@@ -180,6 +182,20 @@ func TestStoppedAfterARestart(t *testing.T) {
 			w.wantNextWorks()
 		})
 	}
+}
+
+// A watchdog ends a program in the same way as a stop does, but nobody wants the service down.
+func TestWatchdogAfterARestart(t *testing.T) {
+	w := newWorld(t)
+	w.at(Bake, func() {
+		w.systemd.set(func(u *Unit) { u.ActiveState, u.Result = "deactivating", "watchdog" })
+		unix.Kill(w.systemd.mainPID(), unix.SIGABRT)
+	})
+	e := w.engine(program(t, "good", "v2"))
+	e.Options.Strategy, e.Options.Bake = StrategyRestart, time.Hour
+	w.want(e.Run(t.Context()), RolledBack, Bake, "crashed")
+	w.wantServing("v1")
+	w.wantNextWorks()
 }
 
 // zdt was killed in the middle of a restart: what it left current was not proved.

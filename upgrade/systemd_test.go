@@ -221,7 +221,7 @@ func (s *systemd) mainExited(pid int, ws unix.WaitStatus) {
 		again = s.restart && !stopping && !s.closed && up
 		s.killAll()
 		s.setLocked(func(u *Unit) {
-			u.MainPID, u.Stopped = 0, stopping
+			u.MainPID, u.Stopped = 0, stopping && u.Result == "success"
 			switch {
 			case again:
 				u.ActiveState, u.SubState = "activating", "auto-restart"

@@ -60,26 +60,12 @@ func runCheck(ctx context.Context, f *factory, name, binary string) error {
 		return err
 	}
 	defer h.close()
-	facts, unknown, err := h.facts(ctx)
+	doc, err := h.check(ctx, binary)
 	if err != nil {
 		if errors.Is(err, dbusctl.ErrNoUnit) {
 			return &Failure{Code: ExitNoService, Err: err, Hint: hintOf(err)}
 		}
 		return err
-	}
-	doc := checkDoc{Schema: "zdt.check/1", Outcome: "clean", Service: name, Findings: []handoffcheck.Finding{}, Unknown: unknown}
-	doc.Findings = append(doc.Findings, handoffcheck.Look(facts)...)
-	if binary != "" {
-		doc.Findings = append(doc.Findings, handoffcheck.Candidate(binary)...)
-		handoffcheck.Sort(doc.Findings)
-	}
-	switch has := func(s handoffcheck.Severity) bool {
-		return slices.ContainsFunc(doc.Findings, func(f handoffcheck.Finding) bool { return f.Severity == s })
-	}; {
-	case has(handoffcheck.Blocker):
-		doc.Outcome, doc.ExitCode = "blocked", ExitRefused
-	case has(handoffcheck.Risk):
-		doc.Outcome = "risks"
 	}
 	if f.globals.output == outputText {
 		_, err = f.Out.Write([]byte(checkText(f.outStyle(), doc)))
@@ -91,6 +77,41 @@ func runCheck(ctx context.Context, f *factory, name, binary string) error {
 	}
 	return err
 }
+
+// check looks at the service and, if there is one, at the new program.
+func (h *host) check(ctx context.Context, binary string) (checkDoc, error) {
+	facts, unknown, err := h.facts(ctx)
+	if err != nil {
+		return checkDoc{}, err
+	}
+	doc := checkDoc{Schema: "zdt.check/1", Outcome: "clean", Service: h.service, Findings: []handoffcheck.Finding{}, Unknown: unknown}
+	doc.Findings = append(doc.Findings, handoffcheck.Look(facts)...)
+	if binary != "" {
+		doc.Findings = append(doc.Findings, handoffcheck.Candidate(binary)...)
+		handoffcheck.Accept(doc.Findings, facts.Accepted)
+		handoffcheck.Sort(doc.Findings)
+	}
+	switch {
+	case doc.count(handoffcheck.Blocker) > 0:
+		doc.Outcome, doc.ExitCode = "blocked", ExitRefused
+	case doc.count(handoffcheck.Risk) > 0:
+		doc.Outcome = "risks"
+	}
+	return doc, nil
+}
+
+// count is how many findings are as severe, without those that were accepted.
+func (d checkDoc) count(s handoffcheck.Severity) (n int) {
+	for _, found := range d.Findings {
+		if found.Severity == s && !found.Accepted {
+			n++
+		}
+	}
+	return n
+}
+
+// runningUnknown begins what is said when nothing is known of the running program.
+const runningUnknown = "the running program: "
 
 // facts gathers what checks look at. unknown is what could not be found out, and why.
 func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []string, err error) {
@@ -115,6 +136,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	if policy, err := h.policy(u); err != nil {
 		unknown = append(unknown, fmt.Sprintf("[%s] of the unit: %v", "X-Zdt", err))
 	} else {
+		facts.Accepted = policy.AcceptRisk
 		facts.Ready, facts.Drain, facts.Helper = policy.ReadyTimeout, policy.DrainTimeout, policy.Runtime == unitgen.RuntimeHelper
 	}
 	if facts.Zdt, err = h.f.executable(); err != nil {
@@ -122,7 +144,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	}
 	facts.Releases = filepath.Join(h.paths.StateDir(h.service), "releases")
 	if u.MainPID == 0 {
-		return facts, append(unknown, "the running program: there is none"), nil
+		return facts, append(unknown, runningUnknown+"there is none"), nil
 	}
 	switch err := seenBy(int(u.MainPID), facts.Releases); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -133,10 +155,12 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	s := serviceStatus{Name: h.service}
 	h.f.askRuntime(ctx, &s, h.paths, u)
 	if s.Runtime == nil || s.RuntimeProblem != "" {
-		return facts, append(unknown, "the running program: "+s.RuntimeProblem), nil
+		return facts, append(unknown, runningUnknown+s.RuntimeProblem), nil
 	}
 	facts.Runtime, facts.Helper = *s.Runtime, isHelper(*s.Runtime)
-	return facts, unknown, nil
+	resources, also := h.resources(u, facts.Runtime)
+	facts.Resources = resources
+	return facts, append(unknown, also...), nil
 }
 
 // seenBy looks for a directory of the host where a process would find it. The root directory of the process is
@@ -178,28 +202,7 @@ const pageWidth = 78
 // checkText is the document for people.
 func checkText(st style, d checkDoc) string {
 	var b strings.Builder
-	marks := map[handoffcheck.Severity]string{
-		handoffcheck.Blocker: st.bad.Render(st.marks.fail), handoffcheck.Risk: st.warn.Render(st.marks.warn), handoffcheck.Note: st.note.Render(st.marks.dot),
-	}
-	counts := map[handoffcheck.Severity]int{}
-	for _, found := range d.Findings {
-		counts[found.Severity]++
-		fmt.Fprintf(&b, "%s %s %s: %s\n", marks[found.Severity], st.bold.Render(found.ID), found.Severity, clean(found.Seen))
-		for _, line := range wrapWords(clean(found.Why), pageWidth-4) {
-			fmt.Fprintf(&b, "    %s\n", line)
-		}
-		if found.DropIn == "" {
-			fmt.Fprintf(&b, "    fix: %s\n", clean(found.Fix))
-			continue
-		}
-		fmt.Fprintf(&b, "    fix: systemctl edit %s\n", found.Unit)
-		for line := range strings.Lines(found.DropIn) {
-			fmt.Fprintf(&b, "        %s\n", clean(strings.TrimSuffix(line, "\n")))
-		}
-	}
-	for _, u := range d.Unknown {
-		fmt.Fprintf(&b, "%s not known: %s\n", st.dim.Render(st.marks.off), clean(u))
-	}
+	writeFindings(&b, st, d, "")
 	verdict := st.good.Render(st.marks.ok) + " " + st.bold.Render(d.Service) + ": "
 	switch {
 	case len(d.Findings) == 0 && len(d.Unknown) > 0:
@@ -210,7 +213,35 @@ func checkText(st style, d checkDoc) string {
 	if d.ExitCode != ExitOK {
 		verdict = st.bad.Render(st.marks.fail) + " " + st.bold.Render(d.Service) + ": "
 	}
-	fmt.Fprintf(&b, "%s%s, %s, %s; more about one: zdt explain %s\n", verdict, plural(counts[handoffcheck.Blocker], "blocker"),
-		plural(counts[handoffcheck.Risk], "risk"), plural(counts[handoffcheck.Note], "note"), d.Findings[0].ID)
+	fmt.Fprintf(&b, "%s%s, %s, %s; more about one: zdt explain %s\n", verdict, plural(d.count(handoffcheck.Blocker), "blocker"),
+		plural(d.count(handoffcheck.Risk), "risk"), plural(d.count(handoffcheck.Note), "note"), d.Findings[0].ID)
 	return b.String()
+}
+
+// writeFindings has every finding with its fix, and what is not known.
+func writeFindings(b *strings.Builder, st style, d checkDoc, indent string) {
+	marks := map[handoffcheck.Severity]string{
+		handoffcheck.Blocker: st.bad.Render(st.marks.fail), handoffcheck.Risk: st.warn.Render(st.marks.warn), handoffcheck.Note: st.note.Render(st.marks.dot),
+	}
+	for _, found := range d.Findings {
+		if found.Accepted { // in one line: who wrote AcceptRisk= knows
+			fmt.Fprintf(b, "%s%s %s accepted: %s\n", indent, st.dim.Render(st.marks.off), found.ID, clean(found.Seen))
+			continue
+		}
+		fmt.Fprintf(b, "%s%s %s %s: %s\n", indent, marks[found.Severity], st.bold.Render(found.ID), found.Severity, clean(found.Seen))
+		for _, line := range wrapWords(clean(found.Why), pageWidth-4-len(indent)) {
+			fmt.Fprintf(b, "%s    %s\n", indent, line)
+		}
+		if found.DropIn == "" {
+			fmt.Fprintf(b, "%s    fix: %s\n", indent, clean(found.Fix))
+			continue
+		}
+		fmt.Fprintf(b, "%s    fix: systemctl edit %s\n", indent, found.Unit)
+		for line := range strings.Lines(found.DropIn) {
+			fmt.Fprintf(b, "%s        %s\n", indent, clean(strings.TrimSuffix(line, "\n")))
+		}
+	}
+	for _, u := range d.Unknown {
+		fmt.Fprintf(b, "%s%s not known: %s\n", indent, st.dim.Render(st.marks.off), clean(u))
+	}
 }

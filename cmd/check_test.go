@@ -16,10 +16,16 @@ func TestCheckText(t *testing.T) {
 		"blocked": {ExitCode: ExitRefused, Unknown: []string{"the running program: there is none"}, Findings: handoffcheck.Look(unit(map[string]any{
 			"Type": "simple", "Restart": "no", "LoadState": "masked", "PIDFile": "/run/web.pid",
 		}))},
+		"accepted": {Findings: handoffcheck.Look(accepting(unit(map[string]any{"Type": "simple", "Restart": "no"}), "ZDT001"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d.Service = "web"
 			golden(t, "check/"+name, checkText(newStyle(nil, false, true), d))
 		})
 	}
+}
+
+func accepting(f handoffcheck.Facts, ids ...string) handoffcheck.Facts {
+	f.Accepted = ids
+	return f
 }

@@ -18,13 +18,18 @@ import (
 	"github.com/zdt-dev/zdt/upgrade"
 )
 
-// footprint measures the processes of the unit's control group, all but the helper, which stays one. What cannot be found out is
-// left out.
+// footprint measures what the service takes now.
 func (s *site) footprint(ctx context.Context, helper int) (f upgrade.Footprint) {
 	u, err := s.ask(ctx)
 	if err != nil {
 		return f
 	}
+	return measure(u, helper)
+}
+
+// measure looks at the processes of the unit's control group, all but the helper, which stays one. What cannot be found out is
+// left out.
+func measure(u dbusctl.Unit, helper int) (f upgrade.Footprint) {
 	limit := func(n uint64) uint64 { // NoLimit is "none" and "not known" alike
 		if n == dbusctl.NoLimit {
 			return 0

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -110,7 +111,7 @@ func (s *site) settler(ctx context.Context, o upgradeOptions, observe func(upgra
 	return upgrade.Engine{
 		Options: upgrade.Options{
 			Service: o.Service, Kind: o.Kind, Binary: o.Binary, Release: o.Release, Why: o.Why,
-			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold, Strategy: o.Strategy, PlanID: o.PlanID, AcceptRisk: o.AcceptRisk,
+			User: s.f.globals.user, Wait: o.Wait, IgnoreHold: o.IgnoreHold, Strategy: o.Strategy, PlanID: o.PlanID, AcceptRisk: slices.Concat(s.policy.AcceptRisk, o.AcceptRisk),
 			Bake:         given(o.Bake, s.policy.Bake),
 			ReadyTimeout: given(o.ReadyTimeout, s.policy.ReadyTimeout),
 			DrainTimeout: given(o.DrainTimeout, s.policy.DrainTimeout),

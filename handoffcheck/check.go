@@ -13,6 +13,7 @@ type Family string
 const (
 	FamilyUnit      Family = "unit"
 	FamilySandbox   Family = "sandbox"
+	FamilyResources Family = "resources"
 	FamilyCandidate Family = "candidate"
 )
 
@@ -41,7 +42,7 @@ type sight struct {
 
 // Catalog is all checks by ID.
 func Catalog() []Check {
-	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), candidateChecks())
+	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), resourceChecks(), candidateChecks())
 	slices.SortFunc(all, func(a, b Check) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }
@@ -73,8 +74,16 @@ func Look(f Facts) []Finding {
 			found = append(found, c.finding(s))
 		}
 	}
+	Accept(found, f.Accepted)
 	Sort(found)
 	return found
+}
+
+// Accept marks the findings that somebody has decided to live with.
+func Accept(found []Finding, ids []string) {
+	for i, f := range found {
+		found[i].Accepted = f.Accepted || slices.Contains(ids, f.ID)
+	}
 }
 
 // Sort puts the worst findings first.

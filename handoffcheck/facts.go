@@ -2,6 +2,7 @@ package handoffcheck
 
 import (
 	"math"
+	"strings"
 	"time"
 
 	"github.com/zdt-dev/zdt/handoff/control"
@@ -21,7 +22,14 @@ type Facts struct {
 
 	Drain time.Duration // how long an old generation may take to finish
 	Ready time.Duration // how long a new one may take until it is READY
+
+	Resources Resources
+
+	Accepted []string // the IDs that somebody has decided to live with
 }
+
+// name is that of the service, without its suffix.
+func (f Facts) name() string { return strings.TrimSuffix(f.Service.Name, ".service") }
 
 // Unit is a unit as systemd has it.
 type Unit struct {

@@ -22,6 +22,9 @@ type Finding struct {
 	// DropIn is the fix as the text of a drop-in of Unit, where it is one.
 	DropIn string `json:"drop_in,omitempty"`
 	Unit   string `json:"unit,omitempty"`
+
+	// Accepted: AcceptRisk= of the unit has its ID, so it stops no upgrade.
+	Accepted bool `json:"accepted,omitempty"`
 }
 
 // Error makes a blocker out of findings: an error that names all of them and

@@ -28,6 +28,8 @@ func good() Facts {
 		Sockets: []Unit{{"web.socket", map[string]any{
 			"Accept": false, "FlushPending": false, "TriggerLimitIntervalUSec": uint64(0), "TriggerLimitBurst": uint32(20), "FileDescriptorName": "http",
 		}}},
+		Resources: Resources{Memory: 20 << 20, MemoryUsed: 25 << 20, MemoryMax: 60 << 20, MemoryHigh: 50 << 20, Tasks: 8, TasksMax: 16, Files: 12, FilesMax: 1024,
+			UserTasks: 9, UserTasksMax: 40, Release: 9 << 20, ReleasesFree: 10 << 20},
 		Runtime: control.Status{Version: 1, Sockets: []control.Socket{{Name: "http", Network: "tcp", Address: "127.0.0.1:8080"}}},
 	}
 }
@@ -93,6 +95,17 @@ func TestChecks(t *testing.T) {
 		{"executable elsewhere", service("NoExecPaths", []string{"/home"}), ""},
 		{"private users", service("PrivateUsers", true), ""},
 		{"the helper's private users", func(f *Facts) { helper(f); f.Service.Properties["PrivateUsers"] = true }, "ZDT024"},
+		{"memory for one", func(f *Facts) { f.Resources.MemoryMax, f.Resources.MemoryHigh = 44<<20, 0 }, "ZDT025"},
+		{"no memory at all", func(f *Facts) { f.Resources.MemoryMax = 25 << 20 }, "ZDT025"},
+		{"just enough memory", func(f *Facts) { f.Resources.MemoryMax = 45 << 20 }, ""},
+		{"slow memory", func(f *Facts) { f.Resources.MemoryHigh = 30 << 20 }, "ZDT026"},
+		{"tasks for one", func(f *Facts) { f.Resources.TasksMax = 15 }, "ZDT027"},
+		{"all tasks there may be", func(f *Facts) { f.Resources.TasksMax = 8 }, "ZDT027"},
+		{"few descriptors", func(f *Facts) { f.Resources.FilesMax = 27 }, "ZDT028"},
+		{"just enough descriptors", func(f *Facts) { f.Resources.FilesMax = 28 }, ""},
+		{"a busy user", func(f *Facts) { f.Resources.UserTasks = 33 }, "ZDT029"},
+		{"a full disk", func(f *Facts) { f.Resources.ReleasesFree = 8 << 20 }, "ZDT030"},
+		{"no release yet", func(f *Facts) { f.Resources.Release, f.Resources.ReleasesFree = 0, 0 }, ""},
 		{"the worst first", func(f *Facts) {
 			service("Restart", "no")(f)
 			service("PIDFile", "/run/web.pid")(f)

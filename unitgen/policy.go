@@ -32,6 +32,7 @@ type Policy struct {
 
 	RequireSignature RequireSignature
 	Rehearse         Rehearse
+	AcceptRisk       []string // IDs of zdt check that do not stop an upgrade
 
 	// How many old releases stay, of those that served and of those that failed. math.MaxInt: all.
 	Keep, KeepFailed int

@@ -3,6 +3,7 @@ package unitgen
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -146,6 +147,17 @@ func (r *policyReader) set(here place, s setting) error {
 		default: // a policy that nobody understands must not mean "no"
 			return refuse("require signature", v, "unknown", "use yes, no, minisign or ssh")
 		}
+	case "AcceptRisk":
+		if v == "" {
+			p.AcceptRisk = nil
+			return nil
+		}
+		for _, id := range strings.FieldsFunc(v, func(c rune) bool { return c == ',' || c == ' ' || c == '\t' }) {
+			if !checkID.MatchString(id) {
+				return refuse("accepted risk", id, "not an ID of zdt check", "IDs look like ZDT004")
+			}
+			p.AcceptRisk = append(p.AcceptRisk, id)
+		}
 	case "Keep":
 		return setKeep(&p.Keep, "keep", v, def.Keep)
 	case "KeepFailed":
@@ -155,6 +167,9 @@ func (r *policyReader) set(here place, s setting) error {
 	}
 	return nil
 }
+
+// checkID is the ID of one check, whether this version has it or not: a host that is behind must still read the unit.
+var checkID = regexp.MustCompile(`^ZDT[0-9]{3}$`)
 
 // setKeep never takes what it cannot read for a number: releases would be deleted.
 func setKeep(to *int, field, v string, def int) error {

@@ -97,6 +97,12 @@ func TestPolicyDropIns(t *testing.T) {
 	if p := read("[X-Zdt]\nKeep=12\nKeepFailed=0\n", "[X-Zdt]\nKeepFailed=\n"); p.Keep != 12 || p.KeepFailed != DefaultKeepFailed {
 		t.Errorf("keeps %d and %d", p.Keep, p.KeepFailed)
 	}
+	if p := read("[X-Zdt]\nAcceptRisk=ZDT004,ZDT007 ZDT999\n", "[X-Zdt]\nAcceptRisk=ZDT008\n"); strings.Join(p.AcceptRisk, " ") != "ZDT004 ZDT007 ZDT999 ZDT008" {
+		t.Errorf("accepts %q", p.AcceptRisk)
+	}
+	if p := read("[X-Zdt]\nAcceptRisk=ZDT004\n", "[X-Zdt]\nAcceptRisk=\n"); len(p.AcceptRisk) > 0 {
+		t.Errorf("accepts %q", p.AcceptRisk)
+	}
 	if p := read("[Service]\nHealth=http://b/\n"); len(p.Health) != 1 || len(p.Warnings) != 0 {
 		t.Errorf("other sections count: %+v", p)
 	}
@@ -116,6 +122,8 @@ func TestPolicyErrors(t *testing.T) {
 		"Bake=9d":                   "longer than",
 		"Keep=-1":                   "use a number from 0 on, or infinity",
 		"Keep=all":                  "not a number of releases",
+		"AcceptRisk=all":            "IDs look like",
+		"AcceptRisk=ZDT4":           "not an ID",
 		"KeepFailed=3 4":            "not a number of releases",
 		"OnFailure=panic":           "use rollback or freeze",
 		"Health=localhost":          "not a URL",

@@ -113,7 +113,7 @@ type Report struct {
 	// Rehearsal is what became of it, where one was wanted.
 	Rehearsal *RehearsalReport `json:"rehearsal,omitempty"`
 	// Findings are what zdt check found in the unit and the running program, the worst first; AcceptedRisks the IDs of blockers
-	// that --accept-risk named.
+	// that --accept-risk or the unit named.
 	Findings      []handoffcheck.Finding `json:"findings,omitempty"`
 	AcceptedRisks []string               `json:"accepted_risks,omitempty"`
 	// Gates are what the candidate had to pass.

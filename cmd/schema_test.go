@@ -21,6 +21,7 @@ import (
 func documents() map[string]reflect.Type {
 	return map[string]reflect.Type{
 		"zdt.check/1":     reflect.TypeFor[checkDoc](),
+		"zdt.doctor/1":    reflect.TypeFor[doctorDoc](),
 		"zdt.error/1":     reflect.TypeFor[errorDoc](),
 		"zdt.explain/1":   reflect.TypeFor[explainDoc](),
 		"zdt.handoff/1":   reflect.TypeFor[handoffDoc](),

@@ -346,9 +346,17 @@ func (s *stage) awaitNote(app int, what string) {
 	eventually(s.t, fmt.Sprintf("process %d notes %q", app, what), func() bool { return s.noted(app, what) })
 }
 
-func (s *stage) noted(app int, what string) bool {
+func (s *stage) noted(app int, what string) bool { return s.notes(app, what) > 0 }
+
+// notes is how often a program has noted it.
+func (s *stage) notes(app int, what string) (n int) {
 	b, _ := os.ReadFile(s.path("log"))
-	return strings.Contains("\n"+string(b), fmt.Sprintf("\n%d %s\n", app, what))
+	for line := range strings.Lines(string(b)) {
+		if line == fmt.Sprintf("%d %s\n", app, what) {
+			n++
+		}
+	}
+	return n
 }
 
 // tell has a program do something and returns its answer.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -53,8 +54,15 @@ func helperService() error {
 	}
 	worker := exec.Command(self)
 	worker.Env = append(os.Environ(), helperEnv+"=worker")
+	up, err := worker.StdoutPipe()
+	if err != nil {
+		return err
+	}
 	if err := worker.Start(); err != nil {
 		return err
+	}
+	if _, err := io.ReadFull(up, make([]byte, 1)); err != nil { // until then a signal would kill it
+		return fmt.Errorf("wait for the worker: %w", err)
 	}
 	if err := notify("READY=1\nSTATUS=up"); err != nil {
 		return err
@@ -82,6 +90,9 @@ func helperService() error {
 func helperWorker() error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGUSR2, syscall.SIGTERM)
+	if _, err := os.Stdout.Write([]byte{'\n'}); err != nil {
+		return err
+	}
 	for s := range signals {
 		if s == syscall.SIGTERM {
 			return nil

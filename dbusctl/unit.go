@@ -266,10 +266,11 @@ func (p props) time(name string) time.Time {
 
 // exec is the first command of an a(sasbttttuii): path, argv, and how it went.
 // stopped compares moments of the monotonic clock: systemd notes the end of a main process before it leaves the active state
-// for it, and with a stop leaves that state first (both 252 and 257). The end of a start that was never active says nothing.
+// for it, and with a stop leaves that state first (both 252 and 257). It counts only when it was left in the life of that very
+// process: one that systemd started again, and that was never ready, ends later than its predecessor's unit.
 func (p props) stopped() bool {
-	entered, left, ended := p.u64("ActiveEnterTimestampMonotonic"), p.u64("ActiveExitTimestampMonotonic"), p.u64("ExecMainExitTimestampMonotonic")
-	return 0 < entered && entered <= left && left < ended
+	began, left, ended := p.u64("ExecMainStartTimestampMonotonic"), p.u64("ActiveExitTimestampMonotonic"), p.u64("ExecMainExitTimestampMonotonic")
+	return 0 < began && began <= left && left < ended
 }
 
 func (p props) exec(name string) (path string, argv []string) {

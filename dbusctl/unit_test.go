@@ -38,7 +38,7 @@ func TestParseUnit(t *testing.T) {
 		"TimeoutStartUSec": none, "TimeoutStopUSec": uint64(90_000_000), "WatchdogUSec": none,
 		"Environment":   []string{"A=1"},
 		"MemoryCurrent": none, "MemoryMax": uint64(1 << 30), "TasksMax": uint64(77),
-		"ActiveEnterTimestampMonotonic": uint64(5), "ActiveExitTimestampMonotonic": uint64(7), "ExecMainExitTimestampMonotonic": uint64(8),
+		"ExecMainStartTimestampMonotonic": uint64(5), "ActiveExitTimestampMonotonic": uint64(7), "ExecMainExitTimestampMonotonic": uint64(8),
 		"InactiveExitTimestamp": uint64(1_600_000_000_000_001),
 		"TriggeredBy":           []string{"web.socket"},
 		"Listen":                []struct{ Kind, Address string }{{"Stream", "[::]:8080"}, {"Datagram", "/run/x"}},
@@ -142,20 +142,20 @@ func FuzzUnitPath(f *testing.F) {
 // Who dies and who is stopped differ in the order of two moments.
 func TestStopped(t *testing.T) {
 	for _, tt := range []struct {
-		name                 string
-		entered, left, ended uint64
-		want                 bool
+		name               string
+		began, left, ended uint64
+		want               bool
 	}{
 		{"never ran", 0, 0, 0, false},
 		{"runs for the first time", 5, 0, 0, false},
 		{"runs again after a stop", 9, 7, 0, false},
 		{"was stopped", 5, 7, 8, true},
 		{"ended by itself", 5, 8, 7, false},
-		{"a later start failed", 5, 5, 9, true}, // the caller knows that it was active
+		{"a later start failed", 8, 7, 9, false},
 		{"ended during its stop", 5, 7, 7, false},
 		{"is being stopped", 5, 7, 0, false},
 	} {
-		all := viaWire(t, map[string]any{"ActiveEnterTimestampMonotonic": tt.entered, "ActiveExitTimestampMonotonic": tt.left,
+		all := viaWire(t, map[string]any{"ExecMainStartTimestampMonotonic": tt.began, "ActiveExitTimestampMonotonic": tt.left,
 			"ExecMainExitTimestampMonotonic": tt.ended})
 		if got := parseUnit(all).Stopped; got != tt.want {
 			t.Errorf("%s: %t", tt.name, got)

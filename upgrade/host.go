@@ -29,7 +29,7 @@ type Unit struct {
 	Program    string
 	ExecStart  []string
 	ExecReload []string
-	Stopped    bool // its last main process was stopped, and did not end by itself; for a unit that had been active
+	Stopped    bool // its last main process was stopped, and did not end by itself
 	Job        bool // a job is queued or running
 	Socket     bool // a socket unit holds its sockets while it is down
 	Runtime    bool // zdt made it so that its main process answers on a control socket

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -111,8 +110,7 @@ type handoffTarget struct {
 // service's user may not reach.
 func (f *factory) handoffFromInside() (handoffTarget, error) {
 	pid, err := strconv.Atoi(f.getenv("MAINPID"))
-	// With several RuntimeDirectory= (a drop-in added some) the first is the one of zdt's unit.
-	dir, _, _ := strings.Cut(f.getenv("RUNTIME_DIRECTORY"), ":")
+	dir := control.Directory(f.getenv("RUNTIME_DIRECTORY"))
 	if err != nil || pid <= 0 || !filepath.IsAbs(dir) {
 		return handoffTarget{}, usage(f.zdt()+" handoff NAME", "handoff: NAME is missing ($MAINPID and $RUNTIME_DIRECTORY, which say it in ExecReload=, are not set)")
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/handoff"
+	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/helper"
 	"github.com/zdt-dev/zdt/unitgen"
 )
@@ -126,8 +127,7 @@ func (o *runOptions) options(command, environ []string) (helper.Options, error) 
 	if out.Service == "" {
 		out.Service = filepath.Base(command[0])
 	}
-	// RuntimeDirectory= may name several, separated by colons; ours is the first.
-	if dir, _, _ := strings.Cut(getenv("RUNTIME_DIRECTORY"), ":"); dir != "" {
+	if dir := control.Directory(getenv("RUNTIME_DIRECTORY")); dir != "" {
 		out.NotifyDir = dir
 		if out.ControlSocket == "" {
 			out.ControlSocket = filepath.Join(dir, "control.sock")

@@ -138,7 +138,7 @@ func TestOptions(t *testing.T) {
 				return o.ReadyTimeout == 3*time.Second && o.HoldTimeout == 4*time.Second && o.DrainTimeout == 5*time.Second && o.StreamTimeout == 6*time.Second && o.IdleGrace == 7*time.Second
 			}},
 		{name: "streams follow requests", env: map[string]string{"ZDT_DRAIN_TIMEOUT": "5s"}, check: func(o Options) bool { return o.StreamTimeout == 5*time.Second }},
-		{name: "names from the unit", env: map[string]string{"ZDT_SERVICE": "web", "RUNTIME_DIRECTORY": "/run/zdt/web:/run/other"}, check: func(o Options) bool {
+		{name: "names from the unit", env: map[string]string{"ZDT_SERVICE": "web", "RUNTIME_DIRECTORY": "/run/other:/run/zdt/web"}, check: func(o Options) bool {
 			return o.Service == "web" && o.ControlSocket == "/run/zdt/web/control.sock"
 		}},
 		{name: "no control socket", o: Options{ControlSocket: "-"}, env: map[string]string{"RUNTIME_DIRECTORY": "/run/zdt/web"}, check: func(o Options) bool { return o.ControlSocket == "" }},

@@ -7,8 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
+
+	"github.com/zdt-dev/zdt/handoff/control"
 )
 
 // Defaults of Options. All are meant for a service behind clients on a
@@ -38,7 +39,7 @@ type Options struct {
 	Service string
 
 	// ControlSocket is the path of the control socket. Default:
-	// control.sock in $RUNTIME_DIRECTORY; without one there is no control
+	// control.sock in $RUNTIME_DIRECTORY (of several that of RuntimeDirectory=zdt/NAME); without one there is no control
 	// socket and "zdt upgrade" cannot work, a bare SIGUSR2 can. "-" turns it off.
 	// ZDT_CONTROL_SOCKET in the environment overrides it: "zdt run" says "-" there, since it
 	// has that socket itself.
@@ -186,8 +187,7 @@ func (o Options) withDefaults(getenv func(string) string) (Options, error) {
 	case o.ControlSocket == "-":
 		o.ControlSocket = ""
 	case o.ControlSocket == "":
-		// RuntimeDirectory= may name several, separated by colons; ours is the first.
-		if dir, _, _ := strings.Cut(getenv("RUNTIME_DIRECTORY"), ":"); dir != "" {
+		if dir := control.Directory(getenv("RUNTIME_DIRECTORY")); dir != "" {
 			o.ControlSocket = filepath.Join(dir, "control.sock")
 		}
 	}

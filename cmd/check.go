@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/zdt-dev/zdt/dbusctl"
+	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/unitgen"
 )
@@ -133,7 +134,9 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	if facts.Systemd, _, err = h.sd.Version(ctx); err != nil {
 		return facts, nil, err
 	}
-	if policy, err := h.policy(u); err != nil {
+	policy, err := h.policy(u)
+	facts.Unmanaged = err == nil && !policy.Managed && !h.manages(u)
+	if err != nil {
 		unknown = append(unknown, fmt.Sprintf("[%s] of the unit: %v", "X-Zdt", err))
 	} else {
 		facts.Accepted = policy.AcceptRisk
@@ -143,6 +146,14 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 		return facts, nil, err
 	}
 	facts.Releases = filepath.Join(h.paths.StateDir(h.service), "releases")
+	if facts.Unmanaged { // nobody to ask, and no releases to see
+		if u.MainPID == 0 {
+			return facts, unknown, nil
+		}
+		resources, also := h.resources(u, control.Status{})
+		facts.Resources = resources
+		return facts, append(unknown, also...), nil
+	}
 	if u.MainPID == 0 {
 		return facts, append(unknown, runningUnknown+"there is none"), nil
 	}
@@ -152,15 +163,40 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	case err != nil:
 		unknown = append(unknown, fmt.Sprintf("what process %d sees of %s: %v", u.MainPID, facts.Releases, err))
 	}
-	s := serviceStatus{Name: h.service}
-	h.f.askRuntime(ctx, &s, h.paths, u)
-	if s.Runtime == nil || s.RuntimeProblem != "" {
-		return facts, append(unknown, runningUnknown+s.RuntimeProblem), nil
+	switch facts.Runtime, err = h.runtime(ctx, u); {
+	case errors.Is(err, errNoRuntime) && facts.Service.Text("ActiveState") == "active":
+		facts.Live.Silent = err.Error()
+		return facts, unknown, nil
+	case err != nil:
+		return facts, append(unknown, runningUnknown+err.Error()), nil
 	}
-	facts.Runtime, facts.Helper = *s.Runtime, isHelper(*s.Runtime)
+	facts.Helper = isHelper(facts.Runtime)
 	resources, also := h.resources(u, facts.Runtime)
 	facts.Resources = resources
 	return facts, append(unknown, also...), nil
+}
+
+// manages reports whether zdt has had a hand in a service whose units have no [X-Zdt]: it has a store, or the directory that zdt's
+// control sockets are in.
+func (h *host) manages(u dbusctl.Unit) bool {
+	_, err := os.Stat(h.paths.disk(h.paths.StateDir(h.service)))
+	return !errors.Is(err, fs.ErrNotExist) || slices.Contains(u.RuntimeDirectory, "zdt/"+h.service)
+}
+
+// runtime is what the runtime in the main process says of itself.
+func (h *host) runtime(ctx context.Context, u dbusctl.Unit) (control.Status, error) {
+	uid, err := mainUID(u)
+	if err != nil {
+		return control.Status{}, err
+	}
+	client, st, err := h.f.connectRuntime(ctx, h.paths.Control(h.service), int(u.MainPID), uid)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return control.Status{}, errors.New("only root and the service's user may ask the runtime")
+	case err != nil:
+		return control.Status{}, err
+	}
+	return st, client.Close()
 }
 
 // seenBy looks for a directory of the host where a process would find it. The root directory of the process is

@@ -14,6 +14,7 @@ const (
 	FamilyUnit      Family = "unit"
 	FamilySandbox   Family = "sandbox"
 	FamilyResources Family = "resources"
+	FamilyRuntime   Family = "runtime"
 	FamilyCandidate Family = "candidate"
 )
 
@@ -28,7 +29,9 @@ type Check struct {
 
 	// handoff: it says nothing about a start by systemd.
 	handoff bool
-	look    func(Facts) []sight // nil: about something that is looked at elsewhere
+	// unmanaged: it counts for a service that zdt does not manage, too. What zdt adopt mends by itself does not.
+	unmanaged bool
+	look      func(Facts) []sight // nil: about something that is looked at elsewhere
 }
 
 // sight is one place where a check finds what it is about.
@@ -42,7 +45,7 @@ type sight struct {
 
 // Catalog is all checks by ID.
 func Catalog() []Check {
-	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), resourceChecks(), candidateChecks())
+	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), resourceChecks(), runtimeChecks(), candidateChecks())
 	slices.SortFunc(all, func(a, b Check) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }
@@ -67,7 +70,7 @@ func HandoffOnly(id string) bool {
 func Look(f Facts) []Finding {
 	var found []Finding
 	for _, c := range Catalog() {
-		if c.look == nil {
+		if c.look == nil || f.Unmanaged && !c.unmanaged {
 			continue
 		}
 		for _, s := range c.look(f) {

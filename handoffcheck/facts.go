@@ -15,6 +15,8 @@ type Facts struct {
 	Sockets []Unit         // the socket units it gets descriptors from
 	Runtime control.Status // what the main process says of itself; Version is 0 when nobody says anything
 	Helper  bool           // the main process is, or is to be, "zdt run"
+	// Unmanaged: zdt has never had a hand in the service.
+	Unmanaged bool
 
 	Zdt      string // the path of zdt, for the unit
 	Releases string // the directory that has all releases
@@ -24,6 +26,7 @@ type Facts struct {
 	Ready time.Duration // how long a new one may take until it is READY
 
 	Resources Resources
+	Live      Live
 
 	Accepted []string // the IDs that somebody has decided to live with
 }

@@ -26,7 +26,7 @@ const spareFiles = 16
 func resourceChecks() []Check {
 	return []Check{
 		{
-			ID: "ZDT025", Severity: Risk, handoff: true, Family: FamilyResources, Title: "no memory for two programs at a time",
+			ID: "ZDT025", Severity: Risk, handoff: true, unmanaged: true, Family: FamilyResources, Title: "no memory for two programs at a time",
 			Why: "both are in the unit's control group until the old one has ended, and the kernel kills one of them at MemoryMax=",
 			More: `What a second program takes is judged by what the first one has now. The kernel kills what it likes, and with
 OOMPolicy=stop, the default, systemd then ends the whole unit. A candidate that is killed before it is READY costs the upgrade and nothing else.`,
@@ -40,7 +40,7 @@ OOMPolicy=stop, the default, systemd then ends the whole unit. A candidate that 
 			},
 		},
 		{
-			ID: "ZDT026", Severity: Note, handoff: true, Family: FamilyResources, Title: "two programs at a time are slowed down",
+			ID: "ZDT026", Severity: Note, handoff: true, unmanaged: true, Family: FamilyResources, Title: "two programs at a time are slowed down",
 			Why: "both are in the unit's control group until the old one has ended, and above MemoryHigh= the kernel has them wait for memory",
 			look: func(f Facts) []sight {
 				r := f.Resources
@@ -52,7 +52,7 @@ OOMPolicy=stop, the default, systemd then ends the whole unit. A candidate that 
 			},
 		},
 		{
-			ID: "ZDT027", Severity: Risk, handoff: true, Family: FamilyResources, Title: "no room for the tasks of two programs",
+			ID: "ZDT027", Severity: Risk, handoff: true, unmanaged: true, Family: FamilyResources, Title: "no room for the tasks of two programs",
 			Why: "at TasksMax= no process of the unit can start another one, nor a thread: the new program does not start, or dies when it needs a thread",
 			More: `Processes and threads of both programs count. A Go program ends with "runtime: failed to create new OS thread" when it meets the
 limit, and the old program meets it as well.`,
@@ -65,7 +65,7 @@ limit, and the old program meets it as well.`,
 			},
 		},
 		{
-			ID: "ZDT028", Severity: Risk, handoff: true, Family: FamilyResources, Title: "hardly a descriptor left",
+			ID: "ZDT028", Severity: Risk, handoff: true, unmanaged: true, Family: FamilyResources, Title: "hardly a descriptor left",
 			Why: "a handoff opens descriptors in the program that serves, and in the new one those of all listeners and connections that move",
 			look: func(f Facts) []sight {
 				r := f.Resources
@@ -76,7 +76,7 @@ limit, and the old program meets it as well.`,
 			},
 		},
 		{
-			ID: "ZDT029", Severity: Risk, handoff: true, Family: FamilyResources, Title: "the user may not have the tasks of two programs",
+			ID: "ZDT029", Severity: Risk, handoff: true, unmanaged: true, Family: FamilyResources, Title: "the user may not have the tasks of two programs",
 			Why: "LimitNPROC= counts all processes and threads of the user on the host, and at the limit none of them can start another one",
 			look: func(f Facts) []sight {
 				r := f.Resources

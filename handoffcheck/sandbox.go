@@ -11,7 +11,7 @@ import (
 func sandboxChecks() []Check {
 	return []Check{
 		{
-			ID: "ZDT021", Severity: Blocker, handoff: true, Family: FamilySandbox, Title: "a system call that a handoff needs is forbidden",
+			ID: "ZDT021", Severity: Blocker, handoff: true, unmanaged: true, Family: FamilySandbox, Title: "a system call that a handoff needs is forbidden",
 			Why: "the filter lets the service run, but the call that passes the sockets on, or that finds and signals a process, fails",
 			More: `The library needs sendmsg, recvmsg and socketpair; ` + "`zdt run`" + ` needs pidfd_open and pidfd_send_signal as well. All of
 them are in the set @system-service. A call that is forbidden fails with EPERM, or kills the process where the unit has no
@@ -38,7 +38,7 @@ visible is the directory with all releases.`,
 			},
 		},
 		{
-			ID: "ZDT023", Severity: Blocker, handoff: true, Family: FamilySandbox, Title: "the service may not execute its next release",
+			ID: "ZDT023", Severity: Blocker, handoff: true, unmanaged: true, Family: FamilySandbox, Title: "the service may not execute its next release",
 			Why: "a handoff executes the new program from within the unit, where its directory is mounted noexec",
 			look: func(f Facts) []sight {
 				if f.Releases == "" || !covers(f.Service.Texts("NoExecPaths"), f.Releases) || covers(f.Service.Texts("ExecPaths"), f.Releases) {

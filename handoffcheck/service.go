@@ -140,7 +140,7 @@ main process has. Under ` + "`zdt run`" + ` the main process stays the same and 
 			},
 		},
 		{
-			ID: "ZDT014", Severity: Blocker, Family: FamilyUnit, Title: "systemd does not start the unit",
+			ID: "ZDT014", Severity: Blocker, unmanaged: true, Family: FamilyUnit, Title: "systemd does not start the unit",
 			Why: "a unit that is masked can run on, but neither a restart nor a rollback would bring it back",
 			look: func(f Facts) []sight {
 				if f.Service.Text("LoadState") != "masked" {
@@ -150,7 +150,7 @@ main process has. Under ` + "`zdt run`" + ` the main process stays the same and 
 			},
 		},
 		{
-			ID: "ZDT015", Severity: Risk, Family: FamilyUnit, Title: "systemd has not read the unit as it is on disk",
+			ID: "ZDT015", Severity: Risk, unmanaged: true, Family: FamilyUnit, Title: "systemd has not read the unit as it is on disk",
 			Why: "a restart or a rollback by systemd may start something else than the files say",
 			look: func(f Facts) (all []sight) {
 				for _, u := range append([]Unit{f.Service}, f.Sockets...) {

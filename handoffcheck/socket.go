@@ -9,7 +9,7 @@ import (
 func socketChecks() []Check {
 	return []Check{
 		{
-			ID: "ZDT016", Severity: Blocker, handoff: true, Family: FamilyUnit, Title: "systemd accepts the connections itself",
+			ID: "ZDT016", Severity: Blocker, handoff: true, unmanaged: true, Family: FamilyUnit, Title: "systemd accepts the connections itself",
 			Why: "with Accept=yes systemd starts an instance for each connection: there is no listening socket that one generation could hand to the next",
 			More: `The program has to be able to accept connections from a socket that it is given. Many that were written
 for inetd are not, and need ` + "`zdt run --stdin NAME`" + ` and a program around them that accepts, such as socat.`,
@@ -21,7 +21,7 @@ for inetd are not, and need ` + "`zdt run --stdin NAME`" + ` and a program aroun
 			}),
 		},
 		{
-			ID: "ZDT017", Severity: Risk, Family: FamilyUnit, Title: "clients that wait are thrown away at a start",
+			ID: "ZDT017", Severity: Risk, unmanaged: true, Family: FamilyUnit, Title: "clients that wait are thrown away at a start",
 			Why: "with FlushPending=yes systemd empties the queue before it starts the service: who came while it was down is refused",
 			look: eachSocket(func(u Unit) []string {
 				if !u.Is("FlushPending") {
@@ -45,7 +45,7 @@ the service does not pace the starts by clients; ` + "`TriggerLimitIntervalSec=0
 			}),
 		},
 		{
-			ID: "ZDT019", Severity: Risk, Family: FamilyUnit, Title: "two sockets have the same name",
+			ID: "ZDT019", Severity: Risk, unmanaged: true, Family: FamilyUnit, Title: "two sockets have the same name",
 			Why: "the program finds its sockets by FileDescriptorName=, and cannot tell those apart that share one",
 			look: func(f Facts) (all []sight) {
 				seen := map[string]string{}

@@ -106,6 +106,21 @@ func TestChecks(t *testing.T) {
 		{"a busy user", func(f *Facts) { f.Resources.UserTasks = 33 }, "ZDT029"},
 		{"a full disk", func(f *Facts) { f.Resources.ReleasesFree = 8 << 20 }, "ZDT030"},
 		{"no release yet", func(f *Facts) { f.Resources.Release, f.Resources.ReleasesFree = 0, 0 }, ""},
+		{"nobody answers", func(f *Facts) { f.Live.Silent, f.Runtime = "nobody listens", control.Status{} }, "ZDT033"},
+		{"nobody could answer", func(f *Facts) {
+			f.Live.Silent, f.Runtime = "nobody listens", control.Status{}
+			service("RuntimeDirectory", []string{"web"})(f)
+		}, "ZDT033"},
+		{"not zdt's", func(f *Facts) {
+			f.Unmanaged = true
+			service("Type", "simple")(f)
+			service("Restart", "no")(f)
+			service("ExecReload", [][]any{})(f)
+		}, "ZDT034"},
+		{"not zdt's, and it could not be", func(f *Facts) {
+			f.Unmanaged = true
+			socket("Accept", true)(f)
+		}, "ZDT016 ZDT034"},
 		{"the worst first", func(f *Facts) {
 			service("Restart", "no")(f)
 			service("PIDFile", "/run/web.pid")(f)

@@ -1,0 +1,51 @@
+package handoffcheck
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Live is what is known of the process that serves, beside what its runtime says.
+type Live struct {
+	// Silent is why no runtime answers at the control socket; "" where one does, and where that is not known.
+	Silent string
+}
+
+// runtimeChecks are about the process that serves, and whether anybody can ask it for a handoff.
+func runtimeChecks() []Check {
+	return []Check{
+		{
+			ID: "ZDT033", Severity: Blocker, handoff: true, Family: FamilyRuntime, Title: "nobody takes the request for a handoff",
+			Why: "an upgrade asks the runtime in the main process, at its control socket, and none answers there",
+			More: `A program has a runtime when it uses the handoff library, and under ` + "`zdt run`" + ` every program has. The control socket is
+in the directory that the unit has for it, ` + "`RuntimeDirectory=zdt/NAME`" + `, and ` + "`zdt`" + ` looks nowhere else.
+
+After a change of the unit the service has to be restarted once.`,
+			look: func(f Facts) []sight {
+				if f.Live.Silent == "" {
+					return nil
+				}
+				if dirs := f.Service.Texts("RuntimeDirectory"); f.Service.Has("RuntimeDirectory") && !slices.Contains(dirs, f.runtimeDirectory()) {
+					return f.service(fmt.Sprintf("RuntimeDirectory=%s, and %s", strings.Join(dirs, " "), f.Live.Silent), "RuntimeDirectory="+f.runtimeDirectory())
+				}
+				return []sight{{seen: f.Live.Silent, fix: "have zdt run start it (the zdt init of " + f.name() + " once more, with --runtime helper), or build it with the handoff library; then: systemctl restart " + f.Service.Name}}
+			},
+		},
+		{
+			ID: "ZDT034", Severity: Note, unmanaged: true, Family: FamilyRuntime, Title: "zdt does not manage this service",
+			Why: "there is nothing to upgrade before zdt adopt; of what zdt would find in its units, only what stays as it is then is named",
+			More: `A service is one of zdt's when it has releases below ` + "`/var/lib/zdt`" + `, or a unit with a section ` + "`[X-Zdt]`" + ` or with
+` + "`RuntimeDirectory=zdt/NAME`" + `. ` + "`zdt adopt`" + ` writes drop-ins for one that is not, and ` + "`zdt init`" + ` makes a new one.`,
+			look: func(f Facts) []sight {
+				if !f.Unmanaged {
+					return nil
+				}
+				return []sight{{seen: "no releases of " + f.name() + ", and nothing of zdt in " + f.Service.Name, fix: "zdt adopt " + f.name()}}
+			},
+		},
+	}
+}
+
+// runtimeDirectory is the value of RuntimeDirectory= that zdt writes into the unit.
+func (f Facts) runtimeDirectory() string { return "zdt/" + f.name() }

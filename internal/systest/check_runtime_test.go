@@ -1,0 +1,97 @@
+package systest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/zdt-dev/zdt/handoffcheck"
+	"github.com/zdt-dev/zdt/internal/guest"
+	"github.com/zdt-dev/zdt/upgrade"
+)
+
+// finds ends the test unless zdt check finds these IDs alone.
+func (s *service) finds(code int, want ...string) []handoffcheck.Finding {
+	s.t.Helper()
+	found := s.check(code)
+	var ids []string
+	for _, f := range found {
+		ids = append(ids, f.ID)
+	}
+	if strings.Join(ids, " ") != strings.Join(want, " ") {
+		s.t.Fatalf("want %v, found: %+v", want, found)
+	}
+	return found
+}
+
+// dropIn puts lines into a drop-in of the service, or removes it where there are none, and restarts it.
+func (s *service) dropIn(name, text string) {
+	s.t.Helper()
+	path := "/etc/systemd/system/" + s.unit + ".d/" + name + ".conf"
+	if text == "" {
+		s.run("rm", path)
+	} else {
+		s.writeUnit(path, text)
+	}
+	s.run("systemctl", "daemon-reload")
+	s.run("systemctl", "restart", s.unit)
+}
+
+// A service in which nobody takes the request for a handoff is found, and an upgrade of it is refused: because its program has no
+// runtime, or because the unit has no directory for the runtime's socket. A directory of the program's own is no obstacle.
+func TestCheckRuntime(t *testing.T) {
+	t.Parallel()
+	g := guest.Boot(t, guest.Trixie)
+	s := newService(t, g, options{})
+
+	s.dropIn("a-defect", "[Service]\nRuntimeDirectory=\nRuntimeDirectory=hello\n")
+	found := s.finds(10, "ZDT033")
+	if found[0].DropIn == "" {
+		t.Errorf("no drop-in: %+v", found)
+	}
+	r := s.upgrade(good(2), "--accept-risk", "ZDT033")
+	r.mustBe(upgrade.Refused, 10)
+	t.Log(found[0].Seen, "\n", r.Cause)
+	s.dropIn("b-mended", found[0].DropIn)
+	s.finds(0)
+	s.mustUpgrade(good(2))
+	s.run("systemctl", "reload", s.unit)
+	s.settled()
+	s.dropIn("a-defect", "")
+	s.dropIn("b-mended", "")
+
+	// A foreign program that tells systemd it is ready, which is all that systemd wants to know.
+	script := s.write("/srv/foreign", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n")
+	s.name, s.unit = "other", "other.service"
+	init := []string{"zdt", "init", s.name, "--exec", script, "--listen", "127.0.0.1:8081=http", "--service-user", guest.User}
+	s.run(init...)
+	s.dropIn("a-loose", "[Service]\nNotifyAccess=all\n")
+	found = s.finds(10, "ZDT033")
+	t.Log(found[0].Seen, found[0].Fix)
+	r = s.upgradeFile(script, "--accept-risk", "ZDT033")
+	r.mustBe(upgrade.Refused, 10)
+	t.Log(r.Cause, r.Hint)
+	s.run(append(init, "--runtime", "helper", "--ready", "alive:100ms")...)
+	s.run("systemctl", "restart", s.unit)
+	s.finds(0)
+	s.write(script, "#!/bin/sh\nsystemd-notify --ready\nexec sleep 2000\n")
+	s.upgradeFile(script).mustBe(upgrade.Upgraded, 0)
+}
+
+// Of a service that zdt has never had a hand in, nothing is found that zdt adopt writes: only that it is not zdt's, and what stays.
+func TestCheckUnmanaged(t *testing.T) {
+	t.Parallel()
+	g := guest.Boot(t, guest.Trixie)
+	s := &service{t: t, g: g, name: "hello", unit: "hello.service", addr: "127.0.0.1:8080"}
+	s.installZdt()
+	s.writeUnit("/etc/systemd/system/hello.service", "[Service]\nExecStart="+s.put(good(1))+" -listen "+s.addr+"\n")
+	s.run("systemctl", "daemon-reload")
+	s.finds(0, "ZDT034")
+	s.run("systemctl", "start", s.unit)
+	s.finds(0, "ZDT034")
+	if r := s.upgrade(good(2)); r.exec.Code != 10 || r.Changed {
+		t.Errorf("an upgrade of it is not refused: %s", r.exec)
+	}
+	s.dropIn("filter", "[Service]\nSystemCallFilter=~pidfd_send_signal socketpair\n")
+	found := s.finds(10, "ZDT021", "ZDT034")
+	t.Log(found[0].Seen, found[1].Seen, found[1].Fix)
+}

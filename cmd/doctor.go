@@ -68,27 +68,15 @@ func runDoctor(ctx context.Context, f *factory) error {
 	if err != nil {
 		return err
 	}
-	names, err := p.Services()
-	if err != nil {
-		return fmt.Errorf("list services: %w", err)
-	}
 	bus, err := f.dialSystemd(ctx, f.globals.user)
 	if err != nil {
 		return err
 	}
 	defer bus.Close()
-	doc := doctorDoc{Schema: "zdt.doctor/1", Services: []serviceHealth{}}
-	if doc.Host, err = f.hostHealth(ctx, bus, p); err != nil {
+	doc, err := f.doctor(ctx, bus, p)
+	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		doc.Services = append(doc.Services, f.serviceHealth(ctx, bus, p, name))
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-	doc.Leftovers = leftovers(p, names)
-	doc.judge()
 	if f.globals.output == outputText {
 		_, err = f.Out.Write([]byte(doctorText(f.outStyle(), doc)))
 	} else {
@@ -98,6 +86,27 @@ func runDoctor(ctx context.Context, f *factory) error {
 		err = &Failure{Code: doc.ExitCode, Told: true}
 	}
 	return err
+}
+
+// doctor looks at everything.
+func (f *factory) doctor(ctx context.Context, bus systemd, p Paths) (doc doctorDoc, err error) {
+	names, err := p.Services()
+	if err != nil {
+		return doc, fmt.Errorf("list services: %w", err)
+	}
+	doc = doctorDoc{Schema: "zdt.doctor/1", Services: []serviceHealth{}}
+	if doc.Host, err = f.hostHealth(ctx, bus, p); err != nil {
+		return doc, err
+	}
+	for _, name := range names {
+		doc.Services = append(doc.Services, f.serviceHealth(ctx, bus, p, name))
+		if ctx.Err() != nil {
+			return doc, context.Cause(ctx)
+		}
+	}
+	doc.Leftovers = leftovers(p, names)
+	doc.judge()
+	return doc, nil
 }
 
 // serviceHealth never fails: that one service cannot be looked at must not hide the others.

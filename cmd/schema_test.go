@@ -20,6 +20,7 @@ import (
 // documents are the types of all documents that zdt prints or passes on.
 func documents() map[string]reflect.Type {
 	return map[string]reflect.Type{
+		"zdt.bugreport/1": reflect.TypeFor[bugreportDoc](),
 		"zdt.check/1":     reflect.TypeFor[checkDoc](),
 		"zdt.doctor/1":    reflect.TypeFor[doctorDoc](),
 		"zdt.error/1":     reflect.TypeFor[errorDoc](),

@@ -39,21 +39,9 @@ func runStatus(ctx context.Context, f *factory, args []string) error {
 	if err != nil {
 		return err
 	}
-	var names []string
-	for _, a := range args {
-		if isSet([]string{a}) {
-			set, err := expandSet([]string{a}, p.Instances)
-			if err != nil {
-				return err
-			}
-			names = append(names, set.Names...)
-			continue
-		}
-		name, err := serviceName(a)
-		if err != nil {
-			return err
-		}
-		names = append(names, name)
+	names, err := servicesOf(p, args)
+	if err != nil {
+		return err
 	}
 	all := len(names) == 0
 	if all {
@@ -89,6 +77,26 @@ func runStatus(ctx context.Context, f *factory, args []string) error {
 		err = &Failure{Code: doc.ExitCode, Told: true}
 	}
 	return err
+}
+
+// servicesOf are the services that arguments name, NAME@ standing for all instances.
+func servicesOf(p Paths, args []string) (names []string, err error) {
+	for _, a := range args {
+		if isSet([]string{a}) {
+			set, err := expandSet([]string{a}, p.Instances)
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, set.Names...)
+			continue
+		}
+		name, err := serviceName(a)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }
 
 // statusVerdict follows the LSB, as systemctl status does: 4 for what does not

@@ -95,6 +95,9 @@ func (r *Redactor) taken(kind Kind, value string, sure bool) string {
 	return mark(value)
 }
 
+// Secret is what stands in place of a value that is known to be a secret.
+func (r *Redactor) Secret(kind Kind, value string) string { return r.taken(kind, value, true) }
+
 func mark(value string) string { return fmt.Sprintf("«redacted %d bytes»", len(value)) }
 
 // mixed: it has letters and digits, which few words have.
@@ -166,6 +169,7 @@ func (t *text) replace(pattern *regexp.Regexp, group int, kind Kind, ok func(val
 // Text takes the secrets out of any text.
 func (r *Redactor) Text(s string) string {
 	t := &text{r: r, s: strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")}
+	t.s = earlier.ReplaceAllStringFunc(t.s, func(m string) string { return t.hold(m, m) })
 	t.known()
 	t.replace(pemBlock, 1, PEM, nil)
 	t.s = ownID.ReplaceAllStringFunc(t.s, func(id string) string { return t.hold(id, id) })
@@ -175,6 +179,9 @@ func (r *Redactor) Text(s string) string {
 	t.tokens()
 	return t.expand(t.s, func(h held) string { return h.shown })
 }
+
+// earlier is what an earlier pass has left.
+var earlier = regexp.MustCompile(`«redacted \d+ bytes»`)
 
 // pemBlock may lack its end, when the text was cut.
 var pemBlock = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]{1,60}-----((?s:.*?))(?:-----END [A-Z0-9 ]{1,60}-----|\z)`)

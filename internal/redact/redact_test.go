@@ -67,6 +67,9 @@ func TestText(t *testing.T) {
 		if stars(got) != want || strings.Contains(got, secret) {
 			t.Errorf("Text(%q)\n got %q\nwant %q", in, stars(got), want)
 		}
+		if again := r.Text(got); again != got {
+			t.Errorf("Text(%q) again: %q", got, again)
+		}
 		if n := len(r.Take()); (n > 0) != (want != in && strings.Contains(want, "*")) {
 			t.Errorf("Text(%q) counts %d kinds", in, n)
 		}
@@ -100,11 +103,13 @@ Environment = D='` + secret + `' \
 PassEnvironment=HOME PATH
 EnvironmentFile=-/etc/web.env
 SetCredential=db:` + secret + `
+StandardInputText=` + secret + `
 LoadCredential=tls:/etc/ssl/web.key
 ExecStart=/bin/web -l :80 --token ` + secret + ` \
   --dsn postgres://web:` + secret + `@db/x
 Restart=always
 [X-Zdt]
+Generated=sha256:` + kept + `
 Health=http://u:` + secret + `@localhost/healthz?k=` + secret + `
 RequireSignature=always
 ApiToken=` + secret + `
@@ -117,10 +122,12 @@ Environment = D=* E=* G=*
 PassEnvironment=HOME PATH
 EnvironmentFile=-/etc/web.env
 SetCredential=db:*
+StandardInputText=*
 LoadCredential=tls:*
 ExecStart=/bin/web -l :80 --token *    --dsn *
 Restart=always
 [X-Zdt]
+Generated=sha256:` + kept + `
 Health=http://*@localhost/healthz?k=*
 RequireSignature=always
 ApiToken=*
@@ -130,7 +137,7 @@ Environment=LAST=*
 	if got := stars(r.Unit(in)); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if c := r.Take(); c[Environment] != 8 || c[Credential] != 2 || c[Argument] != 3 || c[URL] != 3 {
+	if c := r.Take(); c[Environment] != 8 || c[Credential] != 3 || c[Argument] != 3 || c[URL] != 3 {
 		t.Errorf("counted %v", c)
 	}
 }

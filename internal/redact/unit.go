@@ -38,6 +38,8 @@ func (r *Redactor) comment(line string) string {
 	return line[:at] + r.directive(strings.TrimSuffix(line[at:], `\`))
 }
 
+var ownSum = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
 var directive = regexp.MustCompile(`^[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*=[ \t]*`)
 
 func (r *Redactor) directive(line string) string {
@@ -51,9 +53,15 @@ func (r *Redactor) directive(line string) string {
 		return head + strings.Join(r.Environ(splitQuoted(value)), " ")
 	case "SetCredential", "SetCredentialEncrypted", "LoadCredential", "LoadCredentialEncrypted":
 		return head + r.credential(value)
+	case "StandardInputText", "StandardInputData":
+		return head + r.taken(Credential, value, false)
+	case "Generated": // by this zdt knows whether anybody has edited the file
+		if ownSum.MatchString(value) {
+			return line
+		}
 	case "ImportCredential", "RequireSignature": // say which, and whether
 	default:
-		if telling(name) && value != "" && !pathOfKey(name, value) {
+		if telling(name) && !strings.HasPrefix(name, "Pass") && value != "" && !pathOfKey(name, value) {
 			return head + r.taken(Argument, value, true)
 		}
 	}

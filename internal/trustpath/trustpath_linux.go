@@ -5,6 +5,7 @@ package trustpath
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -89,6 +90,45 @@ func Dir(path string) (*os.File, error) {
 		return nil, fmt.Errorf("open %s: %w", at, err)
 	}
 	return os.NewFile(uintptr(real), at), nil
+}
+
+// Read returns the first bytes of the regular file at the absolute path, most of them at most, under the same conditions: nobody
+// but root or the caller can have written it, and no link of anybody else leads there. more tells that there are further bytes.
+func Read(path string, most int) (data []byte, more bool, err error) {
+	fd, at, err := walk(path)
+	if err != nil {
+		return nil, false, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, false, fmt.Errorf("stat %s: %w", at, err)
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil, false, fmt.Errorf("%s is not a regular file", at)
+	case !trustedOwner(st.Uid):
+		return nil, false, untrusted(at, fmt.Sprintf("belongs to uid %d", st.Uid))
+	case st.Mode&0o022 != 0:
+		return nil, false, untrusted(at, fmt.Sprintf("is writable for others (mode %04o)", st.Mode&0o7777))
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd)) // the very file that was looked at
+	if err != nil {
+		var perr *fs.PathError
+		if errors.As(err, &perr) {
+			perr.Path = at
+		}
+		return nil, false, err
+	}
+	defer f.Close()
+	data, err = io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err != nil {
+		return nil, false, &fs.PathError{Op: "read", Path: at, Err: err}
+	}
+	if len(data) > most {
+		return data[:most], true, nil
+	}
+	return data, false, nil
 }
 
 // walk opens what is at the path with O_PATH, after each element on the way was checked. at is where that is. The

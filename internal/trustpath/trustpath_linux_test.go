@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestProgram(t *testing.T) {
@@ -108,6 +110,52 @@ func TestNames(t *testing.T) {
 		}
 		if _, err := Names(dir); !errors.Is(err, ErrUntrusted) {
 			t.Errorf("%v: %v", mode, err)
+		}
+	}
+}
+
+// A file is read as far as was asked for, if nobody else can have written it or put it there.
+func TestRead(t *testing.T) {
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	good, open, fifo := filepath.Join(dir, "good"), filepath.Join(dir, "open"), filepath.Join(dir, "fifo")
+	must(os.WriteFile(good, []byte("0123456789"), 0o600))
+	must(os.WriteFile(open, []byte("x"), 0o600))
+	must(os.Chmod(open, 0o666))
+	must(unix.Mkfifo(fifo, 0o600))
+	must(os.Symlink("good", filepath.Join(dir, "link")))
+	for _, tt := range []struct {
+		path, want, err string
+		most            int
+		more            bool
+	}{
+		{good, "0123456789", "", 10, false},
+		{good, "012345678", "", 9, true},
+		{filepath.Join(dir, "link"), "0123456789", "", 100, false},
+		{open, "", "writable for others", 100, false},
+		{fifo, "", "not a regular file", 100, false},
+		{dir, "", "not a regular file", 100, false},
+		{"/dev/null", "", "not a regular file", 100, false},
+		{filepath.Join(dir, "absent"), "", "no such file", 100, false},
+	} {
+		data, more, err := Read(tt.path, tt.most)
+		if string(data) != tt.want || more != tt.more || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("Read(%s, %d) = %q, %t, %v", tt.path, tt.most, data, more, err)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	must(os.Chown(good, 12345, -1))
+	must(os.Lchown(filepath.Join(dir, "link"), 12345, -1))
+	for _, path := range []string{good, filepath.Join(dir, "link")} {
+		if _, _, err := Read(path, 100); !errors.Is(err, ErrUntrusted) {
+			t.Errorf("what belongs to somebody else: %v", err)
 		}
 	}
 }

@@ -21,11 +21,13 @@ import (
 
 // checkDoc is the document of zdt check.
 type checkDoc struct {
-	Schema   string                 `json:"schema"`  // zdt.check/1
-	Outcome  string                 `json:"outcome"` // clean, risks, blocked
-	ExitCode ExitCode               `json:"exit_code"`
-	Changed  bool                   `json:"changed"` // always false
-	Service  string                 `json:"service"`
+	Schema   string   `json:"schema"`  // zdt.check/1
+	Outcome  string   `json:"outcome"` // clean, risks, blocked; of a service that could not be looked at among others: unknown
+	ExitCode ExitCode `json:"exit_code"`
+	Changed  bool     `json:"changed"` // always false
+	Service  string   `json:"service"` // "" when it is about Binary alone
+	// Binary is the new program that was looked at, if one was.
+	Binary   string                 `json:"binary,omitempty"`
 	Findings []handoffcheck.Finding `json:"findings"`
 	// Unknown is what could not be looked at, so that nothing was found in it.
 	Unknown []string `json:"unknown,omitempty"`
@@ -34,25 +36,36 @@ type checkDoc struct {
 func newCheckCmd(f *factory) *cobra.Command {
 	var binary string
 	cmd := &cobra.Command{
-		Use:   "check NAME [--binary FILE]",
+		Use:   "check [NAME] [--binary FILE]",
 		Short: "Say what stands in the way of an upgrade, and how to mend it",
 		Long: `Look at the unit and its sockets as systemd has them, at the running program,
 and at FILE, and say what would make an upgrade fail or lose requests. Changes
-nothing and takes no lock. zdt explain ID says more about a finding.`,
+nothing and takes no lock. zdt explain ID says more about a finding.
+
+Without a NAME look at all services of this host, one after the other; with FILE
+alone look whether this host can execute it.`,
 		Example: `  zdt check web
   zdt check web --binary ./web-1.4.3
+  zdt check
+  zdt check --binary ./web-1.4.3
   zdt check web -o json | jq -r '.findings[].id'`,
-		Args:              arguments(1, 1, "the NAME of the service"),
+		Args:              arguments(0, 1, ""),
 		ValidArgsFunction: f.completeServices(1),
 	}
 	cmd.Flags().StringVar(&binary, "binary", "", "the new program, too: a `FILE`")
 	return f.command(cmd, func(ctx context.Context, args []string) error {
+		switch {
+		case len(args) == 0 && binary != "":
+			return runCheckFile(f, binary)
+		case len(args) == 0:
+			return runCheckAll(ctx, f)
+		}
 		name, err := serviceName(args[0])
 		if err != nil {
 			return err
 		}
 		return runCheck(ctx, f, name, binary)
-	}, ExitOK, ExitNoService, ExitRefused, ExitUsage, ExitUnavailable)
+	}, ExitOK, ExitUnexpected, ExitNoService, ExitRefused, ExitUsage, ExitUnavailable)
 }
 
 func runCheck(ctx context.Context, f *factory, name, binary string) error {
@@ -68,6 +81,10 @@ func runCheck(ctx context.Context, f *factory, name, binary string) error {
 		}
 		return err
 	}
+	return f.printCheck(doc)
+}
+
+func (f *factory) printCheck(doc checkDoc) (err error) {
 	if f.globals.output == outputText {
 		_, err = f.Out.Write([]byte(checkText(f.outStyle(), doc)))
 	} else {
@@ -85,20 +102,25 @@ func (h *host) check(ctx context.Context, binary string) (checkDoc, error) {
 	if err != nil {
 		return checkDoc{}, err
 	}
-	doc := checkDoc{Schema: "zdt.check/1", Outcome: "clean", Service: h.service, Findings: []handoffcheck.Finding{}, Unknown: unknown}
+	doc := checkDoc{Schema: "zdt.check/1", Outcome: "clean", Service: h.service, Binary: binary, Findings: []handoffcheck.Finding{}, Unknown: unknown}
 	doc.Findings = append(doc.Findings, handoffcheck.Look(facts)...)
 	if binary != "" {
 		doc.Findings = append(doc.Findings, handoffcheck.Candidate(binary)...)
 		handoffcheck.Accept(doc.Findings, facts.Accepted)
 		handoffcheck.Sort(doc.Findings)
 	}
-	switch {
-	case doc.count(handoffcheck.Blocker) > 0:
-		doc.Outcome, doc.ExitCode = "blocked", ExitRefused
-	case doc.count(handoffcheck.Risk) > 0:
-		doc.Outcome = "risks"
-	}
+	doc.judge()
 	return doc, nil
+}
+
+// judge is the verdict on what was found.
+func (d *checkDoc) judge() {
+	switch {
+	case d.count(handoffcheck.Blocker) > 0:
+		d.Outcome, d.ExitCode = "blocked", ExitRefused
+	case d.count(handoffcheck.Risk) > 0:
+		d.Outcome = "risks"
+	}
 }
 
 // count is how many findings are as severe, without those that were accepted.
@@ -239,15 +261,21 @@ const pageWidth = 78
 func checkText(st style, d checkDoc) string {
 	var b strings.Builder
 	writeFindings(&b, st, d, "")
-	verdict := st.good.Render(st.marks.ok) + " " + st.bold.Render(d.Service) + ": "
+	name := d.Service
+	if name == "" {
+		name = clean(d.Binary)
+	}
+	verdict := st.good.Render(st.marks.ok) + " " + st.bold.Render(name) + ": "
 	switch {
+	case len(d.Findings) == 0 && d.Service == "":
+		return b.String() + verdict + "nothing that can be seen in it stands in the way of an upgrade\n"
 	case len(d.Findings) == 0 && len(d.Unknown) > 0:
 		return b.String() + verdict + "nothing of what is known stands in the way of an upgrade\n"
 	case len(d.Findings) == 0:
 		return b.String() + verdict + "nothing stands in the way of an upgrade\n"
 	}
 	if d.ExitCode != ExitOK {
-		verdict = st.bad.Render(st.marks.fail) + " " + st.bold.Render(d.Service) + ": "
+		verdict = st.bad.Render(st.marks.fail) + " " + st.bold.Render(name) + ": "
 	}
 	fmt.Fprintf(&b, "%s%s, %s, %s; more about one: zdt explain %s\n", verdict, plural(d.count(handoffcheck.Blocker), "blocker"),
 		plural(d.count(handoffcheck.Risk), "risk"), plural(d.count(handoffcheck.Note), "note"), d.Findings[0].ID)

@@ -22,6 +22,7 @@ func documents() map[string]reflect.Type {
 	return map[string]reflect.Type{
 		"zdt.bugreport/1": reflect.TypeFor[bugreportDoc](),
 		"zdt.check/1":     reflect.TypeFor[checkDoc](),
+		"zdt.checks/1":    reflect.TypeFor[checksDoc](),
 		"zdt.doctor/1":    reflect.TypeFor[doctorDoc](),
 		"zdt.error/1":     reflect.TypeFor[errorDoc](),
 		"zdt.explain/1":   reflect.TypeFor[explainDoc](),

@@ -19,6 +19,8 @@ import (
 type initStep struct {
 	title string // "write /etc/…", after "would" in a dry run
 	do    func(ctx context.Context, f *factory) error
+	// replaces: it belongs to the one restart by which a program is replaced, which is undone as a whole (zdt adopt).
+	replaces bool
 }
 
 // steps are the plan's, in their order: the release comes first, so that no
@@ -26,7 +28,7 @@ type initStep struct {
 func (p *initPlan) steps() []initStep {
 	var steps []initStep
 	add := func(do func(ctx context.Context, f *factory) error, format string, args ...any) {
-		steps = append(steps, initStep{fmt.Sprintf(format, args...), do})
+		steps = append(steps, initStep{title: fmt.Sprintf(format, args...), do: do})
 	}
 	for _, name := range p.empty {
 		of := ""

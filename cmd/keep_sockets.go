@@ -42,22 +42,31 @@ is a step of zdt adopt --restart, which writes it into the unit for a moment.`,
 		}
 		// A service with Delegate= has its control processes in a group of their own.
 		group = strings.TrimSuffix(group, "/.control")
-		var pids []int
-		for _, mount := range []string{"", "unified", "systemd"} { // the latter two on a host with hierarchies of cgroup v1
-			pids = append(pids, groupProcesses(filepath.Join(cgroups, mount, group))...)
-		}
-		slices.Sort(pids)
-		pids = slices.DeleteFunc(slices.Compact(pids), func(pid int) bool { return pid == os.Getpid() })
-		taken, err := fdstore.Take(pids, func(pid int) bool {
-			now, err := groupOf(fmt.Sprint(pid))
-			return err == nil && (now == group || strings.HasPrefix(now, group+"/"))
-		}, wishes)
+		pids := slices.DeleteFunc(processesIn(group), func(pid int) bool { return pid == os.Getpid() })
+		taken, err := fdstore.Take(pids, belongsTo(group), wishes)
 		if err != nil {
 			return err
 		}
 		defer fdstore.Close(taken)
 		return fdstore.Put(sdnotify.Notifier{Socket: f.getenv("NOTIFY_SOCKET")}, taken)
 	}, ExitOK, ExitUnexpected, ExitUsage)
+}
+
+// processesIn are the processes in a control group of systemd's and below it.
+func processesIn(group string) (pids []int) {
+	for _, mount := range []string{"", "unified", "systemd"} { // the latter two on a host with hierarchies of cgroup v1
+		pids = append(pids, groupProcesses(filepath.Join(cgroups, mount, group))...)
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids)
+}
+
+// belongsTo tells whether a process is in a control group or below it.
+func belongsTo(group string) func(pid int) bool {
+	return func(pid int) bool {
+		now, err := groupOf(fmt.Sprint(pid))
+		return err == nil && (now == group || strings.HasPrefix(now, group+"/"))
+	}
 }
 
 // groupOf is the control group of a process, as cgroups(7) has it in /proc/PID/cgroup; systemd's own hierarchy where there are several.

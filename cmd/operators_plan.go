@@ -41,7 +41,7 @@ func (p *operatorsPlan) close() {
 }
 
 func (p *operatorsPlan) add(do func(ctx context.Context, f *factory) error, format string, args ...any) {
-	p.steps = append(p.steps, initStep{fmt.Sprintf(format, args...), do})
+	p.steps = append(p.steps, initStep{title: fmt.Sprintf(format, args...), do: do})
 }
 
 func (p *operatorsPlan) note(id, next, format string, args ...any) {

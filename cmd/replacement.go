@@ -37,9 +37,12 @@ type replacer struct {
 	stored  func(context.Context) (uint64, error)
 }
 
+// overlayFile is read behind all other drop-ins, also those that zdt adopt writes.
+const overlayFile = "zzz-zdt-replace.conf"
+
 // overlay is the drop-in.
 func (r replacement) overlay() string {
-	return filepath.Join(r.dir, r.unit+".d", "99-zdt-replace.conf")
+	return filepath.Join(r.dir, r.unit+".d", overlayFile)
 }
 
 // steps: each may be repeated, and a replacement that was interrupted begins anew.
@@ -48,13 +51,17 @@ func (r replacement) steps() []initStep {
 	if len(r.holds) > 0 {
 		what += ", and keep its sockets"
 	}
-	steps := []initStep{{what, func(ctx context.Context, _ *factory) error { return r.write(ctx) }}}
-	if len(r.holds) > 0 {
-		steps = append(steps, initStep{"take " + r.sockets() + " into systemd's store", func(ctx context.Context, _ *factory) error { return r.take(ctx) }})
+	var steps []initStep
+	add := func(title string, do func(context.Context) error) {
+		steps = append(steps, initStep{title: title, do: func(ctx context.Context, _ *factory) error { return do(ctx) }, replaces: true})
 	}
-	return append(steps,
-		initStep{"restart " + r.unit, func(ctx context.Context, _ *factory) error { return r.bus.restart(ctx) }},
-		initStep{"remove " + r.overlay(), func(ctx context.Context, _ *factory) error { return r.clear(ctx) }})
+	add(what, r.write)
+	if len(r.holds) > 0 {
+		add("take "+r.sockets()+" into systemd's store", r.take)
+	}
+	add("restart "+r.unit, r.bus.restart)
+	add("remove "+r.overlay(), r.clear)
+	return steps
 }
 
 func (r replacement) sockets() string {

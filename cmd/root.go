@@ -144,6 +144,7 @@ sockets to the new one, watches over it, and rolls back when that fails.`,
 	documentExit(root, ExitOK, ExitUsage)
 	root.AddCommand(
 		newInitCmd(f),
+		newAdoptCmd(f),
 		newCheckCmd(f),
 		newExplainCmd(f),
 		newDoctorCmd(f),

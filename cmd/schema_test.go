@@ -21,6 +21,7 @@ import (
 func documents() map[string]reflect.Type {
 	return map[string]reflect.Type{
 		"zdt.bugreport/1": reflect.TypeFor[bugreportDoc](),
+		"zdt.adopt/1":     reflect.TypeFor[adoptDoc](),
 		"zdt.check/1":     reflect.TypeFor[checkDoc](),
 		"zdt.checks/1":    reflect.TypeFor[checksDoc](),
 		"zdt.doctor/1":    reflect.TypeFor[doctorDoc](),

@@ -66,8 +66,8 @@ the service does not pace the starts by clients; ` + "`TriggerLimitIntervalSec=0
 			More: `A handoff passes such a socket on, too. But when the service is restarted, or crashes, nobody holds it. A socket
 unit does, and clients wait in its queue.`,
 			look: func(f Facts) (all []sight) {
-				if f.Runtime.Version == 0 {
-					return nil
+				if f.Runtime.Version == 0 || f.Service.Number("NFileDescriptorStore") > 0 {
+					return nil // or systemd keeps it, as zdt adopt has it do
 				}
 				var names []string
 				for _, u := range f.Sockets {

@@ -38,3 +38,10 @@ func Operator() string { return operator }
 // OperatorRule returns the text/template of the polkit rule that lets them
 // reload that unit.
 func OperatorRule() string { return operatorRule }
+
+//go:embed adopt.tmpl
+var adopt string
+
+// Adopt returns the text/template of the drop-in that brings an existing service under
+// zdt.
+func Adopt() string { return adopt }

@@ -1,0 +1,353 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/zdt-dev/zdt/dbusctl"
+	"github.com/zdt-dev/zdt/handoffcheck"
+	"github.com/zdt-dev/zdt/internal/fdstore"
+	"github.com/zdt-dev/zdt/release"
+	"github.com/zdt-dev/zdt/unitgen"
+)
+
+// adoptPlan is everything that zdt adopt, or its undoing, is going to do, found out before any of it is done.
+type adoptPlan struct {
+	name, unit string
+	paths      Paths
+	bus        systemd
+	u          dbusctl.Unit
+	props      handoffcheck.Unit
+	old        []unitgen.File    // the unit and its drop-ins without those of zdt adopt
+	settings   []unitgen.Setting // of old
+	sockets    []dbusctl.Unit    // the socket units it has
+
+	adoption unitgen.Adoption
+	program  string // as ExecStart= has it then
+	source   string // becomes the first release; "": none
+	holds    []fdstore.Wish
+	gap      string // what the restart costs
+
+	files   []unitgen.File // as they should be
+	before  []unitgen.File // as they are
+	changes []unitgen.Change
+	record  adoptRecord
+	steps   []initStep
+	notes   []note
+
+	switched bool // what runs is under zdt
+	changed  bool // apply did something
+	back     func(context.Context, *factory, error) error
+}
+
+func (p *adoptPlan) close() { p.bus.Close() }
+
+func (p *adoptPlan) note(id, next, format string, args ...any) {
+	p.notes = append(p.notes, note{ID: id, Text: fmt.Sprintf(format, args...), Next: next})
+}
+
+// look finds out what there is of the unit. It is the begin of both plans.
+func (f *factory) lookAdopt(ctx context.Context, o adoptOptions) (*adoptPlan, error) {
+	paths, err := f.paths()
+	if err != nil {
+		return nil, err
+	}
+	if !o.DryRun && f.euid != 0 {
+		return nil, fail(ExitNotAuthorised, "run it with sudo, or look first with --dry-run", "adopt: only root may change system services")
+	}
+	if strings.Contains(o.Name, "@") {
+		return nil, fail(ExitRefused, "make a template of your own with zdt init NAME@, which has releases for each instance", "%s is an instance of a template; adopting those is not supported", o.Name)
+	}
+	p := &adoptPlan{name: o.Name, unit: o.Name + ".service", paths: paths}
+	if p.bus, err = f.dialSystemd(ctx, false); err != nil {
+		return nil, err
+	}
+	if err = p.read(ctx, f); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *adoptPlan) read(ctx context.Context, f *factory) (err error) {
+	p.u, err = p.bus.Unit(ctx, p.unit)
+	switch {
+	case errors.Is(err, dbusctl.ErrNoUnit):
+		return &Failure{Code: ExitNoService, Err: err, Hint: "systemctl list-units --type=service lists those that there are"}
+	case err != nil:
+		return err
+	case p.u.Name != p.unit:
+		return fail(ExitRefused, "zdt adopt "+strings.TrimSuffix(p.u.Name, ".service"), "%s is another name of %s", p.unit, p.u.Name)
+	case p.u.LoadState == "masked":
+		return fail(ExitRefused, "systemctl unmask "+p.unit, "%s is masked", p.unit)
+	case p.u.LoadState != "loaded":
+		return fail(ExitRefused, "systemctl status "+p.unit, "systemd could not load %s: %s", p.unit, p.u.LoadState)
+	case p.u.FragmentPath == "" || strings.HasPrefix(p.u.FragmentPath, "/run/"):
+		return fail(ExitRefused, "write it as a file in /etc/systemd/system first", "%s is generated or transient: there is no file that would be there after a boot", p.unit)
+	}
+	all, err := p.bus.Properties(ctx, p.unit)
+	if err != nil {
+		return err
+	}
+	p.props = handoffcheck.Unit{Name: p.unit, Properties: all}
+	own := p.dropIn(p.unit)
+	for _, path := range append([]string{p.u.FragmentPath}, p.u.DropInPaths...) {
+		if path == own || filepath.Base(path) == overlayFile {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // NeedDaemonReload tells
+		}
+		if err != nil {
+			return err
+		}
+		p.old = append(p.old, unitgen.File{Name: filepath.Base(path), Path: path, Data: data})
+	}
+	if p.settings, err = unitgen.ReadSettings(p.old...); err != nil {
+		return &Failure{Code: ExitRefused, Err: err, Hint: hintOf(err)}
+	}
+	for _, name := range socketsOf(p.u, p.props) {
+		s, err := p.bus.Unit(ctx, name)
+		if err != nil {
+			return fmt.Errorf("socket unit: %w", err)
+		}
+		p.sockets = append(p.sockets, s)
+	}
+	if p.record, err = readAdoptRecord(p.recordPath()); err != nil {
+		return err
+	}
+	s := serviceStatus{Name: p.name}
+	if p.u.MainPID != 0 {
+		f.askRuntime(ctx, &s, p.paths, p.u)
+	}
+	p.switched = s.Runtime != nil && s.RuntimeProblem == ""
+	return nil
+}
+
+func (p *adoptPlan) dropIn(unit string) string {
+	return filepath.Join(p.paths.Units, unit+".d", unitgen.AdoptFile)
+}
+
+func (p *adoptPlan) recordPath() string {
+	return filepath.Join(p.paths.StateDir(p.name), "adopted.json")
+}
+
+func (p *adoptPlan) active() bool {
+	return p.u.ActiveState == "active" || p.u.ActiveState == "reloading"
+}
+
+// planAdopt finds out what there is and what has to be done. The error with a plan is a refusal of it.
+func (f *factory) planAdopt(ctx context.Context, o adoptOptions) (*adoptPlan, error) {
+	zdt, err := f.reloadProgram(o.Zdt, false)
+	if err != nil {
+		return nil, err
+	}
+	p, err := f.lookAdopt(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.plan(ctx, f, o, zdt)
+}
+
+func (p *adoptPlan) plan(ctx context.Context, f *factory, o adoptOptions, zdt string) error {
+	policy, err := unitgen.ParsePolicy(p.old...)
+	switch {
+	case err != nil:
+		return &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", p.unit, err), Hint: hintOf(err)}
+	case policy.Managed:
+		return fail(ExitRefused, "zdt check "+p.name+" says whether all is well with it", "%s is zdt's already: %s says so in [X-Zdt]", p.unit, p.u.FragmentPath)
+	}
+	p.adoption = unitgen.Adoption{
+		Name: p.name, Zdt: zdt, Runtime: unitgen.Runtime(o.Runtime), Run: o.Run, Health: o.Health,
+		ReadyTimeout: o.ReadyTimeout, DrainTimeout: o.DrainTimeout, Bake: o.Bake,
+	}
+	for _, find := range []func(adoptOptions) error{p.findProgram, p.findSockets, p.findRuntime, p.findSettings} {
+		if err := find(o); err != nil {
+			return err
+		}
+	}
+	if err := p.impossible(); err != nil {
+		return err
+	}
+	if err := p.findFiles(ctx, o); err != nil {
+		return err
+	}
+	return p.findSteps(ctx, o)
+}
+
+// findProgram finds out what is executed, and where the program will be.
+func (p *adoptPlan) findProgram(o adoptOptions) error {
+	var lines []string
+	for _, s := range p.settings {
+		switch {
+		case s.Section != "Service" || s.Key != "ExecStart":
+		case s.Value == "":
+			lines = nil
+		default:
+			lines = append(lines, s.Value)
+		}
+	}
+	if len(lines) != 1 {
+		return fail(ExitRefused, "a service of zdt has one program", "%s has %d commands in ExecStart=", p.unit, len(lines))
+	}
+	prefix, word, rest, err := unitgen.SplitCommand(lines[0])
+	if err != nil {
+		return fail(ExitRefused, "", "ExecStart= of %s: %w", p.unit, err)
+	}
+	if strings.Contains(prefix, "@") {
+		return fail(ExitRefused, "write ExecStart= without @ in a drop-in first", "ExecStart=%s of %s gives the program another name, which zdt would have to know in every release", lines[0], p.unit)
+	}
+	path := p.execPath()
+	if !filepath.IsAbs(path) {
+		return fail(ExitRefused, "systemctl status "+p.unit, "systemd does not say which program %s executes", p.unit)
+	}
+	if o.Args != nil {
+		rest = unitgen.QuoteArguments(o.Args)
+	}
+	p.adoption.Prefix = prefix
+	p.source, p.program = path, path
+	if o.Exec != "" {
+		if p.source, err = filepath.Abs(o.Exec); err != nil {
+			return err
+		}
+	}
+	p.adoption.Exec = filepath.Base(p.source)
+	if o.InPlace || o.Exec == "" && packaged(path) {
+		if o.Exec != "" {
+			return usage("leave one of them out", "adopt: --in-place and --exec exclude each other")
+		}
+		p.source, p.adoption.Command = "", word+rest
+		return nil
+	}
+	if err := handoffcheck.Blockers(handoffcheck.Candidate(p.source)); err != nil {
+		return fail(ExitRefused, hintOf(err), "%w", err)
+	}
+	p.program = filepath.Join(p.paths.StateDir(p.name), "current", p.adoption.Exec)
+	switch {
+	case p.source == path || o.Exec != "" && filepath.Base(path) == filepath.Base(p.source):
+		p.adoption.Command = p.program + rest
+	case strings.Contains(rest+" ", " "+p.source+" "): // behind an interpreter
+		p.adoption.Command = word + strings.TrimSuffix(strings.Replace(rest+" ", " "+p.source+" ", " "+p.program+" ", 1), " ")
+	default:
+		return fail(ExitRefused, "give the file that ExecStart= names", "ExecStart=%s does not mention %s", lines[0], p.source)
+	}
+	return nil
+}
+
+// execPath is the program of the old unit. Under the drop-in of an earlier adoption systemd says another one.
+func (p *adoptPlan) execPath() string {
+	if p.record.Program != "" {
+		return p.record.Program
+	}
+	return p.u.ExecStartPath
+}
+
+// packaged programs come from the distribution, and are replaced by its packages.
+func packaged(path string) bool {
+	for _, dir := range []string{"/usr/", "/bin/", "/sbin/", "/lib/"} {
+		if strings.HasPrefix(path, dir) && !strings.HasPrefix(path, "/usr/local/") {
+			return true
+		}
+	}
+	return false
+}
+
+// impossible refuses what would stand in the way of every handoff afterwards.
+func (p *adoptPlan) impossible() error {
+	facts := handoffcheck.Facts{
+		Service: p.props, Helper: p.adoption.Runtime == unitgen.RuntimeHelper, Zdt: p.adoption.Zdt,
+		Releases: filepath.Join(p.paths.StateDir(p.name), "releases"),
+	}
+	for _, s := range p.sockets {
+		facts.Sockets = append(facts.Sockets, handoffcheck.Unit{Name: s.Name, Properties: map[string]any{"Accept": s.Accept}})
+	}
+	found := slices.DeleteFunc(handoffcheck.Look(facts), func(finding handoffcheck.Finding) bool {
+		c, _ := handoffcheck.Find(finding.ID)
+		return finding.ID == "ZDT001" || c.Family != handoffcheck.FamilyUnit && c.Family != handoffcheck.FamilySandbox
+	})
+	if err := handoffcheck.Blockers(found); err != nil {
+		return fail(ExitRefused, hintOf(err), "%w", err)
+	}
+	return nil
+}
+
+// findFiles compares what zdt wants to write with what is there.
+func (p *adoptPlan) findFiles(ctx context.Context, o adoptOptions) error {
+	file, err := p.adoption.DropIn(p.paths.Units)
+	if err != nil {
+		return fail(ExitUsage, hintOf(err), "%w", err)
+	}
+	p.files = append([]unitgen.File{file}, p.socketFiles()...)
+	if o.Socket {
+		more, err := p.newSockets()
+		if err != nil {
+			return err
+		}
+		p.files = append(p.files, more...)
+	}
+	r, err := p.reconcileUnit(ctx)
+	if err != nil {
+		return err
+	}
+	p.files = append(p.files, r...)
+	for _, path := range append(p.record.paths(), pathsOf(p.files)...) {
+		if slices.ContainsFunc(p.before, func(f unitgen.File) bool { return f.Path == path }) {
+			continue
+		}
+		fi, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !fi.Mode().IsRegular() {
+			return fail(ExitRefused, "look at it (ls -l "+path+") and take it away", "%s is not a regular file", path)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if !p.record.wrote(path, data) && !o.Force {
+			return fail(ExitRefused, "move what it says into another drop-in; --force overwrites it and keeps a copy", "%s is there, and not as zdt adopt has written it", path)
+		}
+		p.before = append(p.before, unitgen.File{Name: filepath.Base(path), Path: path, Mode: fi.Mode().Perm(), Data: data})
+	}
+	p.changes = unitgen.Diff(p.before, p.files)
+	return nil
+}
+
+func pathsOf(files []unitgen.File) (paths []string) {
+	for _, f := range files {
+		paths = append(paths, f.Path)
+	}
+	return paths
+}
+
+// reconcileUnit is the unit that settles interrupted upgrades after a boot, of which a host has one.
+func (p *adoptPlan) reconcileUnit(ctx context.Context) ([]unitgen.File, error) {
+	r, err := unitgen.Reconcile{UnitDir: p.paths.Units, StateRoot: p.paths.State, Zdt: p.adoption.Zdt}.Generate()
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(p.record.paths(), r.Path) {
+		return []unitgen.File{r}, nil
+	}
+	_, err = p.bus.Unit(ctx, unitgen.ReconcileUnit)
+	if errors.Is(err, dbusctl.ErrNoUnit) {
+		return []unitgen.File{r}, nil
+	}
+	return nil, err
+}
+
+// store opens the release store, and makes it.
+func (p *adoptPlan) store() (*release.Store, error) {
+	return release.Create(p.paths.StateDir(p.name), release.Options{Program: p.adoption.Exec})
+}

@@ -1,0 +1,148 @@
+package cmd
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/zdt-dev/zdt/dbusctl"
+	"github.com/zdt-dev/zdt/internal/fdstore"
+	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/unitgen"
+)
+
+// storeSockets is how many sockets systemd is to keep for a service at most. It makes no use of the number but to compare.
+const storeSockets = 64
+
+// findSockets finds out which sockets the service has beside those of its socket units: what --listen says, else what its processes
+// listen on now.
+func (p *adoptPlan) findSockets(o adoptOptions) error {
+	var held []fdstore.Held
+	if p.active() && p.u.ControlGroup != "" {
+		var err error
+		if held, err = fdstore.Find(processesIn(p.u.ControlGroup), belongsTo(p.u.ControlGroup)); err != nil {
+			p.note("sockets", "say them with --listen", "the sockets of %s cannot be seen: %v", p.unit, err)
+		}
+	}
+	own := slices.DeleteFunc(held, p.systemds)
+	for _, text := range o.Listen {
+		l, err := unitgen.ParseListen(text)
+		if err != nil {
+			return err
+		}
+		p.adoption.Bind = append(p.adoption.Bind, l)
+	}
+	if len(o.Listen) == 0 {
+		p.adoption.Bind = p.bindings(own)
+	}
+	if len(p.adoption.Bind) > 0 {
+		p.adoption.Store = storeSockets
+	}
+	if p.active() && !p.switched {
+		p.findGap(own)
+	}
+	return nil
+}
+
+// systemds reports whether a socket is one of the socket units, which keep it whatever the service does.
+func (p *adoptPlan) systemds(h fdstore.Held) bool {
+	return slices.ContainsFunc(p.sockets, func(u dbusctl.Unit) bool {
+		return slices.ContainsFunc(u.Listen, func(l dbusctl.Listen) bool { return netfd.SameAddress(h.Address, l.Address) })
+	})
+}
+
+// bindings name sockets of TCP, as nobody else has: after the service, and if there are several after their ports. A program that
+// hands over by itself finds by its address what has no name.
+func (p *adoptPlan) bindings(held []fdstore.Held) (all []unitgen.Listen) {
+	held = slices.DeleteFunc(slices.Clone(held), func(h fdstore.Held) bool { return h.Network != "tcp" })
+	for _, h := range held {
+		l := unitgen.Listen{Proto: "tcp", Addr: h.Address, FDName: p.name}
+		if _, port, err := net.SplitHostPort(h.Address); err == nil && len(held) > 1 {
+			l.FDName += "-" + port
+		}
+		for slices.ContainsFunc(all, func(other unitgen.Listen) bool { return other.FDName == l.FDName }) {
+			l.FDName += "x" // one port at several addresses
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+// findGap says what the restart costs clients, and what is taken so that it costs nothing.
+func (p *adoptPlan) findGap(own []fdstore.Held) {
+	if len(own) == 0 {
+		if len(p.sockets) > 0 {
+			p.gap = "clients wait in the queues of the sockets from the end of the old program until the new one is ready"
+		}
+		return
+	}
+	var lost []string
+	for _, h := range own {
+		i := slices.IndexFunc(p.adoption.Bind, func(l unitgen.Listen) bool {
+			return netfd.SameKind(h.Network, l.Proto) && netfd.SameAddress(h.Address, l.Addr)
+		})
+		switch {
+		case i < 0 || strings.HasPrefix(h.Network, "unix"):
+			lost = append(lost, h.Network+" "+h.Address)
+		case h.Several:
+			lost = append(lost, h.Network+" "+h.Address+" (several sockets, SO_REUSEPORT)")
+		default:
+			p.holds = append(p.holds, fdstore.Wish{Name: p.keptName(p.adoption.Bind[i]), Network: h.Network, Address: h.Address})
+		}
+	}
+	p.gap = "clients wait from the end of the old program until the new one is ready; systemd keeps the sockets meanwhile"
+	if len(lost) > 0 {
+		p.gap = "clients of " + strings.Join(lost, ", ") + " are refused from the end of the old program until the new one listens"
+	}
+}
+
+// keptName is what a socket is called in systemd's store. To a program that hands over by itself one that systemd has no name for is
+// known by its address.
+func (p *adoptPlan) keptName(l unitgen.Listen) string {
+	if p.adoption.Runtime == unitgen.RuntimeLibrary && l.FDName == p.bindings([]fdstore.Held{{Network: "tcp", Address: l.Addr}})[0].FDName {
+		return "unknown"
+	}
+	return l.FDName
+}
+
+// socketFiles are drop-ins for the socket units that need one: what they would lose clients by.
+func (p *adoptPlan) socketFiles() (files []unitgen.File) {
+	for _, u := range p.sockets {
+		name := unitgen.File{Name: u.Name + ".d/" + unitgen.AdoptFile, Path: p.dropIn(u.Name), Mode: 0o644}
+		name.Data = fmt.Appendf(nil, `# Written by "zdt adopt %s", and removed by "zdt adopt --undo %s".
+[Socket]
+# Nobody is thrown away who waits while the service restarts, and a crash loop does not close the port.
+FlushPending=no
+TriggerLimitIntervalSec=0
+`, p.name, p.name)
+		files = append(files, name)
+	}
+	return files
+}
+
+// newSockets are socket units for what the program has bound itself. They are opened by the next boot: as long as somebody
+// listens there systemd cannot.
+func (p *adoptPlan) newSockets() ([]unitgen.File, error) {
+	if len(p.sockets) > 0 && len(p.record.paths()) == 0 {
+		return nil, fail(ExitRefused, "leave --socket out", "%s has a socket unit: %s", p.unit, p.sockets[0].Name)
+	}
+	if len(p.adoption.Bind) == 0 {
+		return nil, fail(ExitRefused, "say them with --listen", "adopt --socket: no socket of %s is known", p.unit)
+	}
+	spec := unitgen.Spec{
+		Name: p.name, Exec: "program", Zdt: p.adoption.Zdt, StateDir: p.paths.StateDir(p.name), UnitDir: p.paths.Units,
+		Description: p.u.Description, Listen: p.adoption.Bind,
+	}
+	files, err := unitgen.Generate(spec)
+	if err != nil {
+		return nil, fail(ExitRefused, hintOf(err), "socket unit: %w", err)
+	}
+	files = slices.DeleteFunc(files, func(f unitgen.File) bool { return f.Name == p.unit })
+	for _, f := range files {
+		if u, err := p.bus.Unit(nil, f.Name); err == nil && !slices.Contains(p.record.paths(), u.FragmentPath) {
+			return nil, fail(ExitRefused, "leave --socket out", "%s is there already: %s", f.Name, u.FragmentPath)
+		}
+	}
+	return files, nil
+}

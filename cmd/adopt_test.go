@@ -1,0 +1,205 @@
+package cmd
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/zdt-dev/zdt/dbusctl"
+	"github.com/zdt-dev/zdt/unitgen"
+)
+
+// quietSystemd does whatever it is told.
+type quietSystemd struct{ fakeSystemd }
+
+func (quietSystemd) DaemonReload(context.Context) error             { return nil }
+func (quietSystemd) Enable(context.Context, bool, ...string) error  { return nil }
+func (quietSystemd) Disable(context.Context, bool, ...string) error { return nil }
+func (quietSystemd) Version(context.Context) (int, string, error)   { return 257, "257", nil }
+func (quietSystemd) Properties(context.Context, string) (map[string]any, error) {
+	return map[string]any{"TimeoutStopUSec": uint64(5e6)}, nil
+}
+
+// foundling is a service that somebody else has written.
+type foundling struct {
+	dir   string
+	paths Paths
+	bus   systemd
+	f     *factory
+}
+
+func newFoundling(t *testing.T, unit string) *foundling {
+	t.Helper()
+	f, _, _ := testFactory(t, false)
+	dir := t.TempDir()
+	x := &foundling{dir: dir, f: f, paths: Paths{Units: filepath.Join(dir, "units"), State: filepath.Join(dir, "state"), Runtime: filepath.Join(dir, "run"), Locks: filepath.Join(dir, "locks")}}
+	fragment := filepath.Join(x.paths.Units, "web.service")
+	if err := os.MkdirAll(x.paths.Units, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(fragment, []byte(unit), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	exe := filepath.Join(dir, "web")
+	if err := os.WriteFile(exe, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	u := dbusctl.Unit{Name: "web.service", LoadState: "loaded", ActiveState: "inactive", FragmentPath: fragment}
+	u.ExecStartPath = exe
+	x.bus = quietSystemd{fakeSystemd{units: map[string]dbusctl.Unit{"web.service": u}}}
+	return x
+}
+
+func (x *foundling) plan(t *testing.T, o adoptOptions) (*adoptPlan, error) {
+	t.Helper()
+	p := &adoptPlan{name: "web", unit: "web.service", paths: x.paths, bus: x.bus}
+	if err := p.read(t.Context(), x.f); err != nil {
+		t.Fatal(err)
+	}
+	if o.Undo {
+		return p, p.planBack(o)
+	}
+	return p, p.plan(t.Context(), x.f, o, "/usr/local/bin/zdt")
+}
+
+// tree is everything below the directory of units, and the record.
+func (x *foundling) tree(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	for _, dir := range []string{x.paths.Units, x.paths.State} {
+		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || strings.Contains(path, "/releases") || d.Name() == "current" || d.Name() == "history.ndjson" || d.Name() == ".lock" || path == x.paths.State || path == filepath.Join(x.paths.State, "web") {
+				return nil
+			}
+			data, _ := os.ReadFile(path)
+			fmt.Fprintf(&b, "%s %x\n", path, sha256.Sum256(data))
+			return nil
+		})
+	}
+	return b.String()
+}
+
+const foundUnit = "[Service]\nExecStart=/opt/web --port 80\nType=notify\nKillSignal=SIGINT\nPIDFile=/run/web.pid\nRuntimeDirectory=web\n"
+
+var errCut = errors.New("cut off")
+
+// Wherever an adoption ends, running it again completes it, and an undoing leaves nothing of it. So it is with an undoing.
+func TestAdoptIsCutOff(t *testing.T) {
+	o := adoptOptions{Name: "web", Run: []string{"--pass=systemd"}}
+	for _, undo := range []bool{false, true} {
+		for cut := 0; ; cut++ {
+			x := newFoundling(t, foundUnit)
+			before := x.tree(t)
+			run := func(o adoptOptions, cut int) (steps int) {
+				p, err := x.plan(t, o)
+				if err != nil {
+					t.Fatalf("%+v: %v", o, err)
+				}
+				if cut >= 0 && cut < len(p.steps) {
+					p.steps[cut].do = func(context.Context, *factory) error { return errCut }
+				}
+				if err := p.apply(t.Context(), x.f); err != nil && !errors.Is(err, errCut) {
+					t.Fatalf("%+v: %v", o, err)
+				}
+				return len(p.steps)
+			}
+			steps := 0
+			if undo {
+				run(o, -1)
+				steps = run(adoptOptions{Name: "web", Undo: true}, cut)
+			} else {
+				steps = run(o, cut)
+			}
+			if cut%2 == 0 { // and an undoing needs no completion before
+				run(o, -1)
+				p, err := x.plan(t, o)
+				if err != nil || len(p.changes) > 0 {
+					t.Errorf("undo %t, cut at %d: run again there is still %+v, %v", undo, cut, p.changes, err)
+				}
+			}
+			run(adoptOptions{Name: "web", Undo: true}, -1)
+			if after := x.tree(t); after != before {
+				t.Errorf("undo %t, cut at %d: before\n%s\nafter\n%s", undo, cut, before, after)
+			}
+			if cut >= steps {
+				break
+			}
+		}
+	}
+}
+
+// What an adoption wrote is neither overwritten nor removed when somebody has edited it, unless that is wanted; then a copy is kept.
+func TestAdoptEdited(t *testing.T) {
+	x := newFoundling(t, foundUnit)
+	o := adoptOptions{Name: "web", Run: []string{"--pass=systemd"}}
+	p, err := x.plan(t, o)
+	if err == nil {
+		err = p.apply(t.Context(), x.f)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(x.paths.Units, "web.service.d", unitgen.AdoptFile)
+	if err := os.WriteFile(path, []byte("[Service]\nNice=5\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []adoptOptions{o, {Name: "web", Undo: true}} {
+		if _, err := x.plan(t, o); codeOf(err) != ExitRefused {
+			t.Errorf("%+v: %v", o, err)
+		}
+		o.Force = true
+		p, err := x.plan(t, o)
+		if err == nil {
+			err = p.apply(t.Context(), x.f)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		copies, _ := filepath.Glob(path + ".zdt-saved-*")
+		if len(copies) != 1 {
+			t.Errorf("%+v: copies %q", o, copies)
+		}
+		for _, c := range copies {
+			os.Remove(c)
+		}
+		os.MkdirAll(filepath.Dir(path), 0o755)
+		os.WriteFile(path, []byte("[Service]\nNice=5\n"), 0o644)
+	}
+}
+
+// What cannot work afterwards is refused before anything is written.
+func TestAdoptRefuses(t *testing.T) {
+	const begin = "[Service]\nExecStart=/opt/web --port 80\n"
+	for _, tt := range []struct {
+		name, unit string
+		o          adoptOptions
+		want       string
+	}{
+		{"two programs", begin + "ExecStart=/bin/b\n", adoptOptions{}, "2 commands in ExecStart="},
+		{"a name of its own", "[Service]\nExecStart=@/opt/web httpd\n", adoptOptions{}, "another name"},
+		{"no readiness", begin, adoptOptions{}, "when it is ready"},
+		{"background", begin + "Type=forking\n", adoptOptions{Run: []string{"--ready=alive:1s"}}, "goes into the background"},
+		{"how it is told", begin + "Type=notify\n", adoptOptions{Listen: []string{":80=http"}}, "how it learns of a socket"},
+		{"not in ExecStart=", begin + "Type=notify\n", adoptOptions{Exec: "/bin/sh"}, "does not mention"},
+		{"both", begin + "Type=notify\n", adoptOptions{Exec: "/bin/sh", InPlace: true}, "exclude each other"},
+		{"zdt's own", begin + "[X-Zdt]\nName=web\nFormat=1\n", adoptOptions{}, "zdt's already"},
+		{"no socket", begin + "Type=notify\n", adoptOptions{Socket: true}, "no socket"},
+		{"a runtime", begin, adoptOptions{Runtime: "magic"}, "unknown"},
+	} {
+		x := newFoundling(t, tt.unit)
+		before := x.tree(t)
+		p, err := x.plan(t, tt.o)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v\n%+v", tt.name, err, p.adoption)
+		}
+		if x.tree(t) != before {
+			t.Errorf("%s: something was written", tt.name)
+		}
+	}
+}

@@ -2,6 +2,8 @@ package handoffcheck
 
 import (
 	"fmt"
+	"path"
+	"strings"
 	"time"
 )
 
@@ -17,10 +19,11 @@ func timeChecks() []Check {
 			Why: "systemd kills what is left after TimeoutStopSec=, and the runtime gives requests as long as its drain timeout",
 			look: func(f Facts) []sight {
 				limit, ok := f.Service.Span("TimeoutStopUSec")
-				if !ok || f.Drain == 0 || limit == endless || limit >= f.Drain+stopMargin {
+				drain := f.given("--drain-timeout", "ZDT_DRAIN_TIMEOUT", f.Drain)
+				if !ok || drain == 0 || limit == endless || limit >= drain+stopMargin {
 					return nil
 				}
-				return f.service(fmt.Sprintf("TimeoutStopSec=%s, drain timeout %s", limit, f.Drain), "TimeoutStopSec="+seconds(f.Drain+2*stopMargin))
+				return f.service(fmt.Sprintf("TimeoutStopSec=%s, drain timeout %s", limit, drain), "TimeoutStopSec="+seconds(drain+2*stopMargin))
 			},
 		},
 		{
@@ -28,13 +31,44 @@ func timeChecks() []Check {
 			Why: "TimeoutStartSec= also bounds ExecReload=, and the runtime waits for READY as long as its ready timeout",
 			look: func(f Facts) []sight {
 				limit, ok := f.Service.Span("TimeoutStartUSec")
-				if !ok || f.Ready == 0 || limit == endless || limit >= f.Ready+stopMargin {
+				ready := f.given("--ready-timeout", "ZDT_READY_TIMEOUT", f.Ready)
+				if !ok || ready == 0 || limit == endless || limit >= ready+stopMargin {
 					return nil
 				}
-				return f.service(fmt.Sprintf("TimeoutStartSec=%s, ready timeout %s", limit, f.Ready), "TimeoutStartSec="+seconds(f.Ready+3*stopMargin))
+				return f.service(fmt.Sprintf("TimeoutStartSec=%s, ready timeout %s", limit, ready), "TimeoutStartSec="+seconds(ready+3*stopMargin))
 			},
 		},
 	}
+}
+
+// given is the limit that the runtime goes by: what a flag of zdt run says in a unit that somebody wrote by hand, or else a
+// variable of the unit, or else the policy.
+func (f Facts) given(flag, variable string, policy time.Duration) time.Duration {
+	for _, argv := range f.Service.Commands("ExecStart") {
+		if len(argv) < 2 || path.Base(argv[0]) != "zdt" || argv[1] != "run" {
+			continue
+		}
+		for i, a := range argv {
+			if a == "--" {
+				break
+			}
+			value, ok := strings.CutPrefix(a, flag+"=")
+			if a == flag && i+1 < len(argv) {
+				value, ok = argv[i+1], true
+			}
+			if d, err := time.ParseDuration(value); ok && err == nil {
+				return d
+			}
+		}
+	}
+	for _, e := range f.Service.Texts("Environment") {
+		if value, ok := strings.CutPrefix(e, variable+"="); ok {
+			if d, err := time.ParseDuration(value); err == nil {
+				return d
+			}
+		}
+	}
+	return policy
 }
 
 // seconds is a time as systemd reads it.

@@ -59,6 +59,14 @@ func TestChecks(t *testing.T) {
 		{"the helper's group", func(f *Facts) { helper(f); f.Service.Properties["KillMode"] = "control-group" }, "ZDT004"},
 		{"a short stop", service("TimeoutStopUSec", 34*second), "ZDT005"},
 		{"a stop that is just long enough", service("TimeoutStopUSec", 35*second), ""},
+		{"a short stop, and told to drain less", func(f *Facts) {
+			service("TimeoutStopUSec", 20*second)(f)
+			service("ExecStart", [][]any{{"/usr/bin/zdt", []string{"/usr/bin/zdt", "run", "--drain-timeout", "10s", "--", "web", "--drain-timeout=1h"}}})(f)
+		}, ""},
+		{"a stop that is too short for a drain", func(f *Facts) {
+			service("TimeoutStopUSec", 60*second)(f)
+			service("Environment", []string{"ZDT_DRAIN_TIMEOUT=1m"})(f)
+		}, "ZDT005"},
 		{"an endless stop", service("TimeoutStopUSec", ^uint64(0)), ""},
 		{"a short start", service("TimeoutStartUSec", 60*second), "ZDT006"},
 		{"no restart", service("Restart", "no"), "ZDT007"},

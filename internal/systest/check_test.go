@@ -30,6 +30,14 @@ func (s *service) check(code int) []handoffcheck.Finding {
 	return doc.Findings
 }
 
+// mustFindNothing: zdt check finds nothing in a service that is in order.
+func (s *service) mustFindNothing() {
+	s.t.Helper()
+	if found := s.check(0); len(found) > 0 {
+		s.t.Errorf("%s is in order, and zdt check finds %+v", s.name, found)
+	}
+}
+
 // Nothing is found in what zdt init makes. A setting that spoils it is found in what systemd says of the unit, by its ID alone,
 // and the drop-in that is printed mends it.
 func TestCheck(t *testing.T) {

@@ -29,7 +29,11 @@ func newFleet(t *testing.T, g *guest.Guest, flags ...string) fleet {
 	}
 	for i := 1; i <= 3; i++ {
 		name := fmt.Sprintf("hello@%d", i)
-		f.all = append(f.all, &service{t: t, g: g, name: name, unit: name + ".service", addr: fmt.Sprintf("127.0.0.1:808%d", i)})
+		s := &service{t: t, g: g, name: name, unit: name + ".service", addr: fmt.Sprintf("127.0.0.1:808%d", i)}
+		if i == 1 {
+			s.mustFindNothing() // they are all the same
+		}
+		f.all = append(f.all, s)
 	}
 	return f
 }

@@ -125,6 +125,7 @@ func unrehearsed(commands []string) (out []string) {
 func upgradeProgram(t *testing.T, g *guest.Guest, p foreign) {
 	const handoffs = 20
 	s, recipe := newForeign(t, g, p)
+	s.mustFindNothing()
 	helper := s.mainPID()
 	l := s.load(programLoad())
 	s.flows(l)

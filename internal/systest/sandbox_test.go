@@ -101,6 +101,7 @@ func TestUserManager(t *testing.T) {
 		}
 		u := userService{s}
 		u.must(0, "zdt", "--user", "init", "hello", "--exec", s.put(good(1)), "--listen", s.addr+"=http", "--start")
+		u.must(0, "sh", "-c", `zdt --user check hello | tee /dev/stderr | grep -q "nothing stands in the way"`)
 		first := u.mainPID()
 		l := s.load(load.Config{KeepAlive: 4, Fresh: 1, Think: 5 * time.Millisecond})
 

@@ -112,6 +112,12 @@ func TestInit(t *testing.T) {
 					}
 				}
 
+				if found := s.check(0); tt.name == "no-socket" && (len(found) != 1 || found[0].ID != "ZDT020") { // its port is its own
+					t.Errorf("zdt check finds %+v", found)
+				} else if tt.name != "no-socket" && len(found) > 0 {
+					t.Errorf("zdt check finds %+v", found)
+				}
+
 				before, pid := s.fingerprint(), s.mainPID()
 				s.init(flags...).mustBe(t, "unchanged", 0)
 				if after := s.fingerprint(); after != before || s.mainPID() != pid {
@@ -124,6 +130,19 @@ func TestInit(t *testing.T) {
 				s.mustRun(2)
 				s.run("systemctl", "restart", s.unit)
 				s.mustRun(2)
+			})
+		}
+		for i, example := range []string{"chat", "line"} { // those of the repository that are not hello
+			t.Run(example, func(t *testing.T) {
+				file := build(t, example, func(out string) error { return goBuild(out, "../../examples/"+example, false, "") })
+				if err := g.Copy(file, "/srv/"+example, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				s := *host
+				s.t, s.name, s.unit = t, example, example+".service"
+				socket := map[string]string{"chat": "http", "line": "line"}[example]
+				s.init("--exec", "/srv/"+example, "--listen", fmt.Sprintf("127.0.0.1:809%d=%s", i, socket), "--dynamic-user", "--start").mustBe(t, "changed", 0)
+				s.mustFindNothing()
 			})
 		}
 	})

@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
-
 	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/handoffcheck"
@@ -168,6 +166,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 		return facts, nil, err
 	}
 	facts.Releases = filepath.Join(h.paths.StateDir(h.service), "releases")
+	facts.HostNoExec = hostNoExec(facts.Releases)
 	if facts.Unmanaged { // nobody to ask, and no releases to see
 		if u.MainPID == 0 {
 			return facts, unknown, nil
@@ -179,12 +178,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	if u.MainPID == 0 {
 		return facts, append(unknown, runningUnknown+"there is none"), nil
 	}
-	switch err := seenBy(int(u.MainPID), facts.Releases); {
-	case errors.Is(err, fs.ErrNotExist):
-		facts.Hidden = true
-	case err != nil:
-		unknown = append(unknown, fmt.Sprintf("what process %d sees of %s: %v", u.MainPID, facts.Releases, err))
-	}
+	unknown = append(unknown, h.process(&facts, int(u.MainPID))...)
 	switch facts.Runtime, err = h.runtime(ctx, u); {
 	case errors.Is(err, errNoRuntime) && facts.Service.Text("ActiveState") == "active":
 		facts.Live.Silent = err.Error()
@@ -219,26 +213,6 @@ func (h *host) runtime(ctx context.Context, u dbusctl.Unit) (control.Status, err
 		return control.Status{}, err
 	}
 	return st, client.Close()
-}
-
-// seenBy looks for a directory of the host where a process would find it. The root directory of the process is
-// followed as a whole, by openat2 (Linux 5.6): what the service's user has put into it leads nowhere else.
-func seenBy(pid int, dir string) error {
-	if _, err := os.Stat(dir); err != nil {
-		return nil // no release yet: nobody sees it
-	}
-	root, err := os.Open(fmt.Sprintf("/proc/%d/root", pid))
-	if err != nil {
-		return fmt.Errorf("%v", err) // it has ended: that says nothing about dir
-	}
-	defer root.Close()
-	fd, err := unix.Openat2(int(root.Fd()), dir, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return &fs.PathError{Op: "open", Path: dir, Err: err}
-	}
-	return unix.Close(fd)
 }
 
 func (h *host) properties(ctx context.Context, name string) (handoffcheck.Unit, error) {

@@ -40,6 +40,20 @@ func candidateChecks() []Check {
 		check(CandidateFormat, "not a program", "the kernel executes ELF programs, and scripts that begin with #! and an interpreter"),
 		check(CandidateArch, "for another architecture", "a program for another architecture does not run on this host"),
 		check(CandidateInterpreter, "its interpreter is not there", "the kernel says \"no such file\" of a program whose interpreter or dynamic loader is absent"),
+		{
+			ID: "ZDT048", Severity: Blocker, Family: FamilyCandidate, Title: "nothing can be executed where the releases are",
+			Why: "each release is executed from its own directory, and the kernel executes nothing from a file system that is mounted noexec",
+			More: `Hosts that are hardened by the book have /var on a file system of its own, mounted noexec. zdt stages nothing there. A service
+that runs goes on, for its mount namespace is older than the mount option, and does not start again. What the book wants is kept
+by a file system for /var/lib/zdt alone.`,
+			look: func(f Facts) []sight {
+				if f.HostNoExec == "" {
+					return nil
+				}
+				return []sight{{seen: f.Releases + " is on " + f.HostNoExec + ", which is mounted noexec",
+					fix: "mount -o remount,exec " + f.HostNoExec + ", and the same in /etc/fstab; or mount a file system of its own on /var/lib/zdt"}}
+			},
+		},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -47,8 +48,16 @@ This page is made from the checks themselves (go test ./handoffcheck -run Docume
 A **blocker** means that an upgrade is bound to fail: "zdt check" exits with 10. A **risk** may make it fail, lose requests, or
 leave the service without protection. A **note** is worth knowing.
 `)
+	all := Catalog()
+	var families []Family // a family may have come by more IDs later
+	for _, c := range all {
+		if !slices.Contains(families, c.Family) {
+			families = append(families, c.Family)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Check) int { return slices.Index(families, a.Family) - slices.Index(families, b.Family) })
 	var family Family
-	for _, c := range Catalog() {
+	for _, c := range all {
 		if c.Family != family {
 			family = c.Family
 			fmt.Fprintf(&want, "\n## The %s\n", family)

@@ -21,12 +21,15 @@ type Facts struct {
 	Zdt      string // the path of zdt, for the unit
 	Releases string // the directory that has all releases
 	Hidden   bool   // the main process does not see it
+	// HostNoExec is where the file system is mounted that the releases are on, if that is mounted noexec.
+	HostNoExec string
 
 	Drain time.Duration // how long an old generation may take to finish
 	Ready time.Duration // how long a new one may take until it is READY
 
 	Resources Resources
 	Live      Live
+	Process   Process
 
 	Accepted []string // the IDs that somebody has decided to live with
 }

@@ -34,14 +34,20 @@ visible is the directory with all releases.`,
 				if !f.Hidden {
 					return nil
 				}
-				return f.service(f.Releases+" is not there for the main process", "BindReadOnlyPaths="+f.Releases)
+				seen := f.Releases + " is not there for the main process"
+				if f.binds(f.Releases) { // by now; each start makes a new mount namespace, and nothing else does
+					return []sight{{seen: seen + ", which was started before BindReadOnlyPaths= was written", fix: f.restart()}}
+				}
+				return f.service(seen, "BindReadOnlyPaths="+f.Releases)
 			},
 		},
 		{
 			ID: "ZDT023", Severity: Blocker, handoff: true, unmanaged: true, Family: FamilySandbox, Title: "the service may not execute its next release",
 			Why: "a handoff executes the new program from within the unit, where its directory is mounted noexec",
+			More: `Of NoExecPaths= and ExecPaths= the longer path counts. The current release alone in ExecPaths= is enough for a start, and
+for nothing else.`,
 			look: func(f Facts) []sight {
-				if f.Releases == "" || !covers(f.Service.Texts("NoExecPaths"), f.Releases) || covers(f.Service.Texts("ExecPaths"), f.Releases) {
+				if !f.noExec() {
 					return nil
 				}
 				return f.service("NoExecPaths="+strings.Join(f.Service.Texts("NoExecPaths"), " "), "ExecPaths="+f.Releases)
@@ -59,7 +65,54 @@ visible is the directory with all releases.`,
 				return f.service("PrivateUsers=yes", "PrivateUsers=no")
 			},
 		},
+		{
+			ID: "ZDT075", Severity: Blocker, handoff: true, Family: FamilySandbox, Title: "the service is still in a sandbox that its unit has no more",
+			Why: "a handoff happens in the namespaces that the main process was started in, whatever the unit says by now",
+			More: `systemd makes the namespaces of a service when it starts it. What was mended in the unit since, and read by a
+daemon-reload, is not in force: ` + "`zdt check`" + ` would find nothing in the unit, and the next handoff would fail as before.`,
+			look: func(f Facts) (all []sight) {
+				if f.Helper && f.Process.Users && f.Service.Has("PrivateUsers") && !f.Service.Is("PrivateUsers") {
+					all = append(all, sight{seen: "PrivateUsers=no, but the main process is in a user namespace of its own", fix: f.restart()})
+				}
+				if f.Process.NoExec && f.HostNoExec == "" && !f.noExec() {
+					all = append(all, sight{seen: f.Releases + " is mounted noexec for the main process, and no NoExecPaths= says so", fix: f.restart()})
+				}
+				return all
+			},
+		},
 	}
+}
+
+// Process is what the kernel says of the main process: what it was started with, whatever its unit says by now.
+type Process struct {
+	Users  bool // it is in another user namespace than systemd
+	NoExec bool // it sees the releases on a mount from which nothing can be executed
+}
+
+// restart is the fix of what a new process would not have.
+func (f Facts) restart() string { return "systemctl restart " + f.Service.Name }
+
+// noExec reports whether the unit forbids to execute the releases. systemd mounts the shorter path first.
+func (f Facts) noExec() bool {
+	return f.Releases != "" && deepest(f.Service.Texts("NoExecPaths"), f.Releases) > deepest(f.Service.Texts("ExecPaths"), f.Releases)
+}
+
+// binds reports whether the unit makes a directory of the host visible at its own place.
+func (f Facts) binds(dir string) bool {
+	for _, name := range []string{"BindPaths", "BindReadOnlyPaths"} {
+		mounts, _ := f.Service.Properties[name].([][]any) // a(ssbt): source, destination, …
+		for _, m := range mounts {
+			if len(m) < 2 {
+				continue
+			}
+			from, _ := m[0].(string)
+			to, _ := m[1].(string)
+			if from == to && deepest([]string{from}, dir) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // forbiddenCalls are those that the runtime needs and SystemCallFilter= does not let pass. systemd
@@ -90,10 +143,14 @@ func (f Facts) forbiddenCalls() (missing []string) {
 	return missing
 }
 
-// covers reports whether path lies in one of the directories, which may have the prefixes - and + of unit files.
-func covers(dirs []string, path string) bool {
-	return slices.ContainsFunc(dirs, func(dir string) bool {
-		rel, err := filepath.Rel(strings.TrimLeft(dir, "-+"), path)
-		return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
-	})
+// deepest is the length of the longest of the directories that path lies in, 0 if it lies in none. They may have the prefixes - and +
+// of unit files.
+func deepest(dirs []string, path string) (n int) {
+	for _, dir := range dirs {
+		dir = filepath.Clean(strings.TrimLeft(dir, "-+"))
+		if rel, err := filepath.Rel(dir, path); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+			n = max(n, len(dir))
+		}
+	}
+	return n
 }

@@ -100,9 +100,25 @@ func TestChecks(t *testing.T) {
 		}, "ZDT021"},
 		{"out of sight", func(f *Facts) { f.Hidden = true }, "ZDT022"},
 		{"not executable", service("ExecPaths", []string{"/usr", "/var/lib/zdt/web/current"}), "ZDT023"},
+		{"not executable, but all else", func(f *Facts) {
+			service("NoExecPaths", []string{"/var/lib/zdt"})(f)
+			service("ExecPaths", []string{"/", "-/var/lib/zdt/web/current"})(f)
+		}, "ZDT023"},
+		{"executable again", func(f *Facts) {
+			service("NoExecPaths", []string{"/var", "/var/lib"})(f)
+			service("ExecPaths", []string{"/", "+/var/lib/zdt/"})(f)
+		}, ""},
 		{"executable elsewhere", service("NoExecPaths", []string{"/home"}), ""},
 		{"private users", service("PrivateUsers", true), ""},
 		{"the helper's private users", func(f *Facts) { helper(f); f.Service.Properties["PrivateUsers"] = true }, "ZDT024"},
+		{"out of sight until it starts again", func(f *Facts) {
+			f.Hidden = true
+			service("BindReadOnlyPaths", [][]any{{"/var/lib/zdt", "/var/lib/zdt", false, uint64(0)}})(f)
+		}, "ZDT022"},
+		{"users that were private", func(f *Facts) { helper(f); f.Process.Users = true }, "ZDT075"},
+		{"users that are private", func(f *Facts) { f.Process.Users = true }, ""},
+		{"not executable until it starts again", func(f *Facts) { f.Process.NoExec = true }, "ZDT075"},
+		{"a hardened host", func(f *Facts) { f.HostNoExec, f.Process.NoExec = "/var", true }, "ZDT048"},
 		{"memory for one", func(f *Facts) { f.Resources.MemoryMax, f.Resources.MemoryHigh = 44<<20, 0 }, "ZDT025"},
 		{"no memory at all", func(f *Facts) { f.Resources.MemoryMax = 25 << 20 }, "ZDT025"},
 		{"just enough memory", func(f *Facts) { f.Resources.MemoryMax = 45 << 20 }, ""},

@@ -189,6 +189,9 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	facts.Helper = isHelper(facts.Runtime)
 	resources, also := h.resources(u, facts.Runtime)
 	facts.Resources = resources
+	if facts.Live.Listeners, err = h.listeners(u, facts.Runtime); err != nil {
+		also = append(also, "the sockets of the running program: "+err.Error())
+	}
 	return facts, append(unknown, also...), nil
 }
 

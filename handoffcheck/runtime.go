@@ -10,6 +10,30 @@ import (
 type Live struct {
 	// Silent is why no runtime answers at the control socket; "" where one does, and where that is not known.
 	Silent string
+	// Listeners are the sockets that the runtime has, as the kernel knows them.
+	Listeners []Listener
+}
+
+// Listener is one listening or datagram socket of a process.
+type Listener struct {
+	Network, Address string // as control.Socket has them
+	// Held: systemd has it, too, and Loose: it has not. Neither is true where nobody may look.
+	Held, Loose bool
+	// Blocking: it is without O_NONBLOCK, for all processes that have it.
+	Blocking bool
+	// Queue is how many connections may wait in it (TCP); 0: not known.
+	Queue uint32
+	// Rivals are how many other sockets with the same address the kernel gives a share of the connections (SO_REUSEPORT).
+	Rivals int
+}
+
+// at is the socket with that address.
+func (l Live) at(network, address string) Listener {
+	i := slices.IndexFunc(l.Listeners, func(l Listener) bool { return l.Network == network && l.Address == address })
+	if i < 0 {
+		return Listener{}
+	}
+	return l.Listeners[i]
 }
 
 // runtimeChecks are about the process that serves, and whether anybody can ask it for a handoff.

@@ -74,7 +74,7 @@ unit does, and clients wait in its queue.`,
 					names = append(names, u.Text("FileDescriptorName"))
 				}
 				for _, s := range f.Runtime.Sockets {
-					if slices.Contains(names, s.Name) {
+					if slices.Contains(names, s.Name) || f.Live.at(s.Network, s.Address).Held { // in the store of descriptors
 						continue
 					}
 					all = append(all, sight{seen: fmt.Sprintf("socket %q at %s", s.Name, s.Address),

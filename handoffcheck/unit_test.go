@@ -26,11 +26,12 @@ func good() Facts {
 			"TimeoutStopUSec": 40 * second, "TimeoutStartUSec": 75 * second, "RemainAfterExit": false, "ExitType": "main", "PIDFile": "",
 		}},
 		Sockets: []Unit{{"web.socket", map[string]any{
-			"Accept": false, "FlushPending": false, "TriggerLimitIntervalUSec": uint64(0), "TriggerLimitBurst": uint32(20), "FileDescriptorName": "http",
+			"Listen": [][]any{{"Stream", "127.0.0.1:8080"}}, "Accept": false, "FlushPending": false, "TriggerLimitIntervalUSec": uint64(0), "TriggerLimitBurst": uint32(20), "FileDescriptorName": "http",
 		}}},
 		Resources: Resources{Memory: 20 << 20, MemoryUsed: 25 << 20, MemoryMax: 60 << 20, MemoryHigh: 50 << 20, Tasks: 8, TasksMax: 16, Files: 12, FilesMax: 1024,
 			UserTasks: 9, UserTasksMax: 40, Release: 9 << 20, ReleasesFree: 10 << 20},
-		Runtime: control.Status{Version: 1, Sockets: []control.Socket{{Name: "http", Network: "tcp", Address: "127.0.0.1:8080"}}},
+		Runtime: control.Status{Version: 1, Sockets: []control.Socket{{Name: "http", Network: "tcp", Address: "127.0.0.1:8080", InUse: true}}},
+		Live:    Live{Listeners: []Listener{{Network: "tcp", Address: "127.0.0.1:8080", Held: true, Queue: 4096}}},
 	}
 }
 
@@ -88,7 +89,7 @@ func TestChecks(t *testing.T) {
 		{"flushed", socket("FlushPending", true), "ZDT017"},
 		{"a trigger limit", socket("TriggerLimitIntervalUSec", 2*second), "ZDT018"},
 		{"one name twice", func(f *Facts) { f.Sockets = append(f.Sockets, f.Sockets[0]) }, "ZDT019"},
-		{"its own port", socket("FileDescriptorName", "https"), "ZDT020"},
+		{"its own port", func(f *Facts) { socket("FileDescriptorName", "https")(f); f.Live = Live{} }, "ZDT020"},
 		{"an allow-list without a call", service("SystemCallFilter", []any{true, []string{"recvmsg", "socketpair"}}), "ZDT021"},
 		{"a deny-list with a call", service("SystemCallFilter", []any{false, []string{"reboot", "sendmsg"}}), "ZDT021"},
 		{"a deny-list without one", service("SystemCallFilter", []any{false, []string{"reboot"}}), ""},
@@ -145,6 +146,24 @@ func TestChecks(t *testing.T) {
 			f.Unmanaged = true
 			socket("Accept", true)(f)
 		}, "ZDT016 ZDT034"},
+		{"the socket unit was edited", func(f *Facts) {
+			f.Live.Listeners[0].Held, f.Live.Listeners[0].Loose = false, true
+			socket("Listen", [][]any{{"Stream", "127.0.0.1:8081"}})(f)
+		}, "ZDT036"},
+		{"edited there and back", func(f *Facts) { f.Live.Listeners[0].Held, f.Live.Listeners[0].Loose = false, true }, "ZDT036"},
+		{"the socket unit was edited, for all that is known", func(f *Facts) {
+			f.Live = Live{}
+			socket("Listen", [][]any{{"Stream", "127.0.0.1:8081"}})(f)
+		}, "ZDT036"},
+		{"a socket unit with other kinds of sockets", func(f *Facts) {
+			f.Live = Live{}
+			socket("Listen", [][]any{{"Stream", "127.0.0.1:8081"}, {"FIFO", "/run/web.pipe"}})(f)
+		}, ""},
+		{"systemd has it, whatever the unit is called", func(f *Facts) { socket("Listen", [][]any{{"Stream", "localhost:80"}})(f) }, ""},
+		{"in the store of descriptors", func(f *Facts) { f.Sockets = nil }, ""},
+		{"a blocking socket", func(f *Facts) { f.Live.Listeners[0].Blocking = true }, "ZDT039"},
+		{"a blocking socket that is only passed on", func(f *Facts) { f.Live.Listeners[0].Blocking, f.Runtime.Sockets[0].InUse = true, false }, ""},
+		{"the helper's sockets are blocking", func(f *Facts) { helper(f); f.Live.Listeners[0].Blocking = true }, ""},
 		{"the worst first", func(f *Facts) {
 			service("Restart", "no")(f)
 			service("PIDFile", "/run/web.pid")(f)

@@ -3,6 +3,7 @@ package systest
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/internal/guest"
@@ -94,4 +95,76 @@ func TestCheckUnmanaged(t *testing.T) {
 	s.dropIn("filter", "[Service]\nSystemCallFilter=~pidfd_send_signal socketpair\n")
 	found := s.finds(10, "ZDT021", "ZDT034")
 	t.Log(found[0].Seen, found[1].Seen, found[1].Fix)
+}
+
+// A socket unit whose address was edited has no socket any more from the next daemon-reload on, and says nothing of it: zdt check
+// does. Upgrades work still; after a crash nobody listens where clients come. Nor does the first address bring the socket back.
+func TestCheckLostSocket(t *testing.T) {
+	t.Parallel()
+	g := guest.Boot(t, guest.Trixie)
+	s := newService(t, g, options{init: []string{"--service-user", guest.User}, args: []string{"-listen", "127.0.0.1:8089"}})
+	s.finds(0)
+	const edit = "/etc/systemd/system/hello.socket.d/edit.conf"
+	s.writeUnit(edit, "[Socket]\nListenStream=\nListenStream=127.0.0.1:8082\n")
+	s.run("systemctl", "daemon-reload")
+	t.Log(s.finds(0, "ZDT036")[0].Seen)
+	s.run("rm", edit)
+	s.run("systemctl", "daemon-reload")
+	t.Log(s.finds(0, "ZDT036")[0].Seen)
+	if state := strings.TrimSpace(s.run("systemctl", "show", "--value", "--property=SubState", "hello.socket")); state != "running" {
+		t.Errorf("the socket unit is %s: this was about one that says nothing", state)
+	}
+	s.mustUpgrade(good(2))
+	s.finds(0, "ZDT036")
+	pid := s.mainPID()
+	s.kill(pid)
+	s.await("systemd has started the program again", func() bool {
+		st := s.status()
+		return st.State == "serving" && st.Unit.MainPID != pid && st.Runtime != nil
+	})
+	if v, err := s.ask("/"); err == nil {
+		t.Errorf("after the crash %s answers: nothing was lost", v)
+	}
+	s.finds(0, "ZDT036")
+	s.run("systemctl", "restart", "hello.socket", s.unit)
+	s.finds(0)
+	s.mustUpgrade(good(3))
+	pid = s.mainPID()
+	s.kill(pid)
+	s.await("it is started again", func() bool { return s.mainPID() != pid && s.status().State == "serving" })
+	if v := s.answers(); v != version(3) {
+		t.Errorf("after a crash %s answers", v)
+	}
+}
+
+// Another unit that gets the socket makes it blocking. The old program cannot let go of it then, and an upgrade waits for it in vain.
+// When that unit no longer does so, all is well after the next client.
+func TestCheckBlockingSocket(t *testing.T) {
+	t.Parallel()
+	g := guest.Boot(t, guest.Trixie)
+	s := newService(t, g, options{init: []string{"--service-user", guest.User, "--drain-timeout", "1s"}})
+	const other = "/etc/systemd/system/other.service"
+	share := func(lines string) {
+		s.writeUnit(other, "[Service]\nType=oneshot\nSockets=hello.socket\nExecStart=/bin/true\n"+lines)
+		s.run("systemctl", "daemon-reload")
+		s.run("systemctl", "start", "other.service")
+	}
+	share("")
+	found := s.finds(0, "ZDT039")
+	t.Log(found[0].Seen, found[0].Fix)
+	s.answers() // now it waits in accept
+	begin := time.Now()
+	s.upgrade(good(2)).mustBe(upgrade.Upgraded, 0)
+	took := time.Since(begin)
+	share("")
+	s.finds(0, "ZDT039")
+	s.answers()
+	share("NonBlocking=yes\n")
+	s.finds(0)
+	s.answers()
+	begin = time.Now()
+	s.mustUpgrade(good(3))
+	if d := time.Since(begin); took < time.Second || d > took {
+		t.Errorf("with a blocking socket an upgrade took %s, without one %s", took, d)
+	}
 }

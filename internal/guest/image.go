@@ -29,16 +29,19 @@ func (i Image) Systemd() int {
 	switch i {
 	case Bookworm, BookwormPrograms:
 		return 252
-	case Trixie, TrixiePrograms:
+	case Trixie, TrixiePrograms, TrixieServices:
 		return 257
 	}
 	return 0
 }
 
-// String returns the name that tests show, such as "systemd-252" or "systemd-252-programs".
+// String returns the name that tests show, such as "systemd-252", "systemd-252-programs" or "systemd-257-services".
 func (i Image) String() string {
 	name := fmt.Sprintf("systemd-%d", i.Systemd())
-	if i.plain() != "" {
+	switch {
+	case i == TrixieServices:
+		name += "-services"
+	case i.plain() != "":
 		name += "-programs"
 	}
 	return name

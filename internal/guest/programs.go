@@ -16,12 +16,16 @@ const (
 	TrixiePrograms   Image = "programs-trixie"   // gunicorn, uvicorn, Node.js, nginx, HAProxy, puma, Java, Server::Starter
 )
 
+// TrixieServices has what servers commonly run, with the units that Debian gives it: for what zdt says of services that
+// nobody wrote with zdt in mind.
+const TrixieServices Image = "services-trixie"
+
 // plain is the image that i is a copy of, "" for a plain one.
 func (i Image) plain() Image {
 	switch i {
 	case BookwormPrograms:
 		return Bookworm
-	case TrixiePrograms:
+	case TrixiePrograms, TrixieServices:
 		return Trixie
 	}
 	return ""
@@ -38,6 +42,12 @@ func (i Image) programs() []string {
 			// A JDK is three times the download of a JRE, and all that a test needs of it is a compiler.
 			"default-jre-headless", "libeclipse-jdt-core-compiler-batch-java",
 			"libserver-starter-perl",
+		}
+	case TrixieServices: // small ones: together they are fetched in seconds
+		return []string{
+			"apache2", "bind9", "chrony", "cron", "dnsmasq", "dovecot-core", "haproxy", "lighttpd", "memcached", "mosquitto", "nginx",
+			"openssh-server", "postfix", "postgresql-common", "prometheus-node-exporter", "redis-server", "rsync", "rsyslog", "squid",
+			"tftpd-hpa", "unbound", "vsftpd",
 		}
 	}
 	return nil
@@ -109,4 +119,6 @@ func (i Image) programsVersion() []string {
 }
 
 // All returns the plain images and those with programs; a plain one comes before its copy.
-func All() []Image { return slices.Concat(Images(), []Image{BookwormPrograms, TrixiePrograms}) }
+func All() []Image {
+	return slices.Concat(Images(), []Image{BookwormPrograms, TrixiePrograms, TrixieServices})
+}

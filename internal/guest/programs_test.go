@@ -20,6 +20,7 @@ func TestPrograms(t *testing.T) {
 			python, {"uvicorn", "--version"}, {"node", "--version"}, {"nginx", "-t"}, {"haproxy", "-v"},
 			{"puma", "--version"}, {"java", "-version"}, {"java", "-cp", "/usr/share/java/eclipse-jdt-core-compiler-batch.jar", "org.eclipse.jdt.internal.compiler.batch.Main", "-version"}, {"start_server", "--version"}, {"socat", "-V"},
 		},
+		guest.TrixieServices: {{"sshd", "-V"}, {"redis-server", "--version"}},
 	} {
 		t.Run(image.String(), func(t *testing.T) {
 			t.Parallel()

@@ -33,6 +33,10 @@ func (p *adoptPlan) findSteps(ctx context.Context, o adoptOptions) error {
 		if record.Program == "" {
 			record.Program, record.TimeoutStart, record.TimeoutStop = p.u.ExecStartPath, p.adoption.TimeoutStart, p.adoption.TimeoutStop
 		}
+		record.Listen = nil
+		for _, l := range p.adoption.Bind {
+			record.Listen = append(record.Listen, l.String())
+		}
 		for _, file := range p.files {
 			dir := filepath.Dir(file.Path)
 			if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) && !slices.Contains(record.Dirs, dir) {
@@ -59,6 +63,9 @@ func (p *adoptPlan) findSteps(ctx context.Context, o adoptOptions) error {
 	}
 	if o.Restart {
 		p.switchSteps()
+	}
+	if p.back == nil {
+		p.clearStep()
 	}
 	return nil
 }
@@ -151,7 +158,7 @@ func (p *adoptPlan) switchSteps() {
 	if p.switched { // adopted before, with other flags: zdt ends it
 		stop = nil
 	}
-	r := replacement{unit: p.unit, dir: "/run/systemd/system", stop: stop, holds: p.holds, zdt: p.adoption.Zdt, bus: replacer{
+	r := replacement{unit: p.unit, dir: p.moment, stop: stop, holds: p.holds, zdt: p.adoption.Zdt, bus: replacer{
 		reload:  p.bus.DaemonReload,
 		signal:  func(ctx context.Context) error { return p.bus.Reload(ctx, p.unit) },
 		restart: func(ctx context.Context) error { return p.bus.Restart(ctx, p.unit) },

@@ -41,8 +41,9 @@ type adoptPlan struct {
 	steps   []initStep
 	notes   []note
 
-	switched bool // what runs is under zdt
-	changed  bool // apply did something
+	switched bool   // what runs is under zdt
+	moment   string // the directory of units that are gone after a boot
+	changed  bool   // apply did something
 	back     func(context.Context, *factory, error) error
 }
 
@@ -64,7 +65,7 @@ func (f *factory) lookAdopt(ctx context.Context, o adoptOptions) (*adoptPlan, er
 	if strings.Contains(o.Name, "@") {
 		return nil, fail(ExitRefused, "make a template of your own with zdt init NAME@, which has releases for each instance", "%s is an instance of a template; adopting those is not supported", o.Name)
 	}
-	p := &adoptPlan{name: o.Name, unit: o.Name + ".service", paths: paths}
+	p := &adoptPlan{name: o.Name, unit: o.Name + ".service", paths: paths, moment: "/run/systemd/system"}
 	if p.bus, err = f.dialSystemd(ctx, false); err != nil {
 		return nil, err
 	}
@@ -139,6 +140,20 @@ func (p *adoptPlan) recordPath() string {
 	return filepath.Join(p.paths.StateDir(p.name), "adopted.json")
 }
 
+// overlaid is what a replacement that was cut off has left.
+func (p *adoptPlan) overlaid() (replacement, bool) {
+	r := replacement{unit: p.unit, dir: p.moment, bus: replacer{reload: p.bus.DaemonReload}}
+	_, err := os.Lstat(r.overlay())
+	return r, err == nil
+}
+
+// clearStep removes that.
+func (p *adoptPlan) clearStep() {
+	if r, ok := p.overlaid(); ok {
+		p.step(func(ctx context.Context, _ *factory) error { return r.clear(ctx) }, "remove %s", r.overlay())
+	}
+}
+
 func (p *adoptPlan) active() bool {
 	return p.u.ActiveState == "active" || p.u.ActiveState == "reloading"
 }
@@ -205,6 +220,9 @@ func (p *adoptPlan) findProgram(o adoptOptions) error {
 		return fail(ExitRefused, "write ExecStart= without @ in a drop-in first", "ExecStart=%s of %s gives the program another name, which zdt would have to know in every release", lines[0], p.unit)
 	}
 	path := p.execPath()
+	if strings.HasPrefix(filepath.Base(path), "zdt") && strings.HasPrefix(strings.TrimLeft(rest, " \t"), "run") {
+		return fail(ExitRefused, "zdt check "+p.name+" says what it lacks; [X-Zdt] in a drop-in has zdt's settings", "%s runs under zdt run already", p.unit)
+	}
 	if !filepath.IsAbs(path) {
 		return fail(ExitRefused, "systemctl status "+p.unit, "systemd does not say which program %s executes", p.unit)
 	}
@@ -285,13 +303,11 @@ func (p *adoptPlan) findFiles(ctx context.Context, o adoptOptions) error {
 		return fail(ExitUsage, hintOf(err), "%w", err)
 	}
 	p.files = append([]unitgen.File{file}, p.socketFiles()...)
-	if o.Socket {
-		more, err := p.newSockets()
-		if err != nil {
-			return err
-		}
-		p.files = append(p.files, more...)
+	more, err := p.newSockets(ctx, o.Socket)
+	if err != nil {
+		return err
 	}
+	p.files = append(p.files, more...)
 	r, err := p.reconcileUnit(ctx)
 	if err != nil {
 		return err

@@ -62,7 +62,9 @@ func (p *adoptPlan) findRuntime(o adoptOptions) error {
 		return usage("use library or helper", "adopt: --runtime %q is unknown", a.Runtime)
 	case a.Runtime == unitgen.RuntimeLibrary:
 		a.NonBlocking = true
-		p.holdNames()
+		if len(o.Listen) == 0 && p.record.Program == "" {
+			p.forgetNames()
+		}
 		return nil
 	}
 	known, ok := familiars(filepath.Base(p.execPath()))
@@ -86,6 +88,10 @@ func (p *adoptPlan) findRuntime(o adoptOptions) error {
 	if signal := setting(p.settings, "KillSignal"); signal != "" && signal != "SIGTERM" {
 		p.runFlag("--stop-signal=" + strings.TrimPrefix(signal, "SIG"))
 	}
+	// Workers of it speak to systemd, and so to zdt.
+	if access := setting(p.settings, "NotifyAccess"); access == "all" {
+		p.runFlag("--notify-access=group")
+	}
 	if err := p.findReady(); err != nil {
 		return err
 	}
@@ -102,14 +108,14 @@ func (p *adoptPlan) findRuntime(o adoptOptions) error {
 	return nil
 }
 
-// holdNames gives what is kept the names that a program which hands over by itself looks for.
-func (p *adoptPlan) holdNames() {
-	for i, w := range p.holds {
-		for _, l := range p.adoption.Bind {
-			if l.FDName == w.Name {
-				p.holds[i].Name = p.keptName(l)
-			}
-		}
+// forgetNames takes the names away that zdt has made up: a program that hands over by itself has names of its own, and finds by
+// its address what has none.
+func (p *adoptPlan) forgetNames() {
+	for i := range p.adoption.Bind {
+		p.adoption.Bind[i].FDName = ""
+	}
+	for i := range p.holds {
+		p.holds[i].Name = noName
 	}
 }
 
@@ -182,6 +188,9 @@ func (p *adoptPlan) findSettings(o adoptOptions) error {
 	for _, s := range p.sockets {
 		a.Sockets = append(a.Sockets, s.Name)
 	}
+	if o.Socket {
+		a.Sockets = append(a.Sockets, p.name+".socket")
+	}
 	for _, s := range p.settings {
 		switch {
 		case s.Section != "Service" || s.Key != "RuntimeDirectory":
@@ -192,12 +201,8 @@ func (p *adoptPlan) findSettings(o adoptOptions) error {
 		}
 	}
 	a.KeepMode = len(a.RuntimeDirectory) > 0 || setting(p.settings, "RuntimeDirectoryMode") != ""
-	if a.Runtime == unitgen.RuntimeLibrary {
-		if a.Bind != nil {
-			a.Bind = nil // the program binds itself what it has not inherited
-		}
-	} else if a.NonBlocking {
-		a.NonBlocking = len(p.sockets) > 0
+	if a.Runtime == unitgen.RuntimeHelper && len(p.sockets) == 0 {
+		a.NonBlocking = false // zdt run binds them as they have to be
 	}
 	if p.source == "" {
 		p.note("in-place", "zdt handoff "+p.name+" goes over to a new version of it", "%s stays where it is: its package replaces it", p.program)

@@ -23,6 +23,8 @@ type adoptRecord struct {
 	Dirs   []string     `json:"dirs"` // made for them
 
 	Program string `json:"program"` // of the unit as it was
+	// Listen are the sockets that the program had bound itself.
+	Listen []string `json:"listen,omitempty"`
 	// Times of the unit that were too short, as it was.
 	TimeoutStart bool `json:"timeout_start,omitempty"`
 	TimeoutStop  bool `json:"timeout_stop,omitempty"`

@@ -1,8 +1,14 @@
 package cmd
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -15,6 +21,9 @@ import (
 // storeSockets is how many sockets systemd is to keep for a service at most. It makes no use of the number but to compare.
 const storeSockets = 64
 
+// noName is what systemd calls a socket that it has no name for (sd_listen_fds_with_names(3)).
+const noName = "unknown"
+
 // findSockets finds out which sockets the service has beside those of its socket units: what --listen says, else what its processes
 // listen on now.
 func (p *adoptPlan) findSockets(o adoptOptions) error {
@@ -26,14 +35,18 @@ func (p *adoptPlan) findSockets(o adoptOptions) error {
 		}
 	}
 	own := slices.DeleteFunc(held, p.systemds)
-	for _, text := range o.Listen {
+	given := o.Listen
+	if len(given) == 0 { // systemd may have them now
+		given = p.record.Listen
+	}
+	for _, text := range given {
 		l, err := unitgen.ParseListen(text)
 		if err != nil {
 			return err
 		}
 		p.adoption.Bind = append(p.adoption.Bind, l)
 	}
-	if len(o.Listen) == 0 {
+	if len(given) == 0 && p.record.Program == "" {
 		p.adoption.Bind = p.bindings(own)
 	}
 	if len(p.adoption.Bind) > 0 {
@@ -52,8 +65,8 @@ func (p *adoptPlan) systemds(h fdstore.Held) bool {
 	})
 }
 
-// bindings name sockets of TCP, as nobody else has: after the service, and if there are several after their ports. A program that
-// hands over by itself finds by its address what has no name.
+// bindings name sockets of TCP, as nobody else has: after the service, and if there are several after their
+// ports.
 func (p *adoptPlan) bindings(held []fdstore.Held) (all []unitgen.Listen) {
 	held = slices.DeleteFunc(slices.Clone(held), func(h fdstore.Held) bool { return h.Network != "tcp" })
 	for _, h := range held {
@@ -88,7 +101,7 @@ func (p *adoptPlan) findGap(own []fdstore.Held) {
 		case h.Several:
 			lost = append(lost, h.Network+" "+h.Address+" (several sockets, SO_REUSEPORT)")
 		default:
-			p.holds = append(p.holds, fdstore.Wish{Name: p.keptName(p.adoption.Bind[i]), Network: h.Network, Address: h.Address})
+			p.holds = append(p.holds, fdstore.Wish{Name: cmp.Or(p.adoption.Bind[i].FDName, noName), Network: h.Network, Address: h.Address})
 		}
 	}
 	p.gap = "clients wait from the end of the old program until the new one is ready; systemd keeps the sockets meanwhile"
@@ -97,18 +110,12 @@ func (p *adoptPlan) findGap(own []fdstore.Held) {
 	}
 }
 
-// keptName is what a socket is called in systemd's store. To a program that hands over by itself one that systemd has no name for is
-// known by its address.
-func (p *adoptPlan) keptName(l unitgen.Listen) string {
-	if p.adoption.Runtime == unitgen.RuntimeLibrary && l.FDName == p.bindings([]fdstore.Held{{Network: "tcp", Address: l.Addr}})[0].FDName {
-		return "unknown"
-	}
-	return l.FDName
-}
-
 // socketFiles are drop-ins for the socket units that need one: what they would lose clients by.
 func (p *adoptPlan) socketFiles() (files []unitgen.File) {
 	for _, u := range p.sockets {
+		if slices.Contains(p.record.paths(), u.FragmentPath) {
+			continue // zdt adopt wrote all of it
+		}
 		name := unitgen.File{Name: u.Name + ".d/" + unitgen.AdoptFile, Path: p.dropIn(u.Name), Mode: 0o644}
 		name.Data = fmt.Appendf(nil, `# Written by "zdt adopt %s", and removed by "zdt adopt --undo %s".
 [Socket]
@@ -123,8 +130,11 @@ TriggerLimitIntervalSec=0
 
 // newSockets are socket units for what the program has bound itself. They are opened by the next boot: as long as somebody
 // listens there systemd cannot.
-func (p *adoptPlan) newSockets() ([]unitgen.File, error) {
-	if len(p.sockets) > 0 && len(p.record.paths()) == 0 {
+func (p *adoptPlan) newSockets(ctx context.Context, wanted bool) ([]unitgen.File, error) {
+	if files, err := p.ownSockets(); err != nil || len(files) > 0 || !wanted {
+		return files, err // those of an earlier adoption stay as they are
+	}
+	if len(p.sockets) > 0 {
 		return nil, fail(ExitRefused, "leave --socket out", "%s has a socket unit: %s", p.unit, p.sockets[0].Name)
 	}
 	if len(p.adoption.Bind) == 0 {
@@ -140,9 +150,27 @@ func (p *adoptPlan) newSockets() ([]unitgen.File, error) {
 	}
 	files = slices.DeleteFunc(files, func(f unitgen.File) bool { return f.Name == p.unit })
 	for _, f := range files {
-		if u, err := p.bus.Unit(nil, f.Name); err == nil && !slices.Contains(p.record.paths(), u.FragmentPath) {
+		if u, err := p.bus.Unit(ctx, f.Name); err == nil {
 			return nil, fail(ExitRefused, "leave --socket out", "%s is there already: %s", f.Name, u.FragmentPath)
 		}
+	}
+	return files, nil
+}
+
+// ownSockets are the socket units that an earlier adoption has written.
+func (p *adoptPlan) ownSockets() (files []unitgen.File, err error) {
+	for _, path := range p.record.paths() {
+		if filepath.Dir(path) != p.paths.Units || filepath.Ext(path) != ".socket" {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the adoption was cut off before
+		}
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, unitgen.File{Name: filepath.Base(path), Path: path, Mode: 0o644, Data: data})
 	}
 	return files, nil
 }

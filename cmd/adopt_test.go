@@ -58,7 +58,7 @@ func newFoundling(t *testing.T, unit string) *foundling {
 
 func (x *foundling) plan(t *testing.T, o adoptOptions) (*adoptPlan, error) {
 	t.Helper()
-	p := &adoptPlan{name: "web", unit: "web.service", paths: x.paths, bus: x.bus}
+	p := &adoptPlan{name: "web", unit: "web.service", paths: x.paths, bus: x.bus, moment: filepath.Join(x.dir, "moment")}
 	if err := p.read(t.Context(), x.f); err != nil {
 		t.Fatal(err)
 	}
@@ -188,11 +188,18 @@ func TestAdoptRefuses(t *testing.T) {
 		{"how it is told", begin + "Type=notify\n", adoptOptions{Listen: []string{":80=http"}}, "how it learns of a socket"},
 		{"not in ExecStart=", begin + "Type=notify\n", adoptOptions{Exec: "/bin/sh"}, "does not mention"},
 		{"both", begin + "Type=notify\n", adoptOptions{Exec: "/bin/sh", InPlace: true}, "exclude each other"},
+		{"under zdt", "[Service]\nExecStart=/usr/local/bin/zdt run -- /opt/web\n", adoptOptions{}, "runs under zdt run already"},
 		{"zdt's own", begin + "[X-Zdt]\nName=web\nFormat=1\n", adoptOptions{}, "zdt's already"},
 		{"no socket", begin + "Type=notify\n", adoptOptions{Socket: true}, "no socket"},
 		{"a runtime", begin, adoptOptions{Runtime: "magic"}, "unknown"},
 	} {
 		x := newFoundling(t, tt.unit)
+		if tt.name == "under zdt" {
+			bus := x.bus.(quietSystemd)
+			u := bus.units["web.service"]
+			u.ExecStartPath = "/usr/local/bin/zdt"
+			bus.units["web.service"] = u
+		}
 		before := x.tree(t)
 		p, err := x.plan(t, tt.o)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -200,6 +207,31 @@ func TestAdoptRefuses(t *testing.T) {
 		}
 		if x.tree(t) != before {
 			t.Errorf("%s: something was written", tt.name)
+		}
+	}
+}
+
+// What a restart that was cut off has left in /run goes with the next adoption or undoing.
+func TestAdoptClearsUp(t *testing.T) {
+	o := adoptOptions{Name: "web", Run: []string{"--pass=systemd"}}
+	for _, o := range []adoptOptions{o, {Name: "web", Undo: true}} {
+		x := newFoundling(t, foundUnit)
+		left := filepath.Join(x.dir, "moment", "web.service.d", overlayFile)
+		if err := os.MkdirAll(filepath.Dir(left), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(left, []byte("[Service]\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p, err := x.plan(t, o)
+		if err == nil {
+			err = p.apply(t.Context(), x.f)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%+v: it is still there: %v", o, err)
 		}
 	}
 }

@@ -26,6 +26,7 @@ func (p *adoptPlan) planBack(o adoptOptions) error {
 		if o.Restart && p.switched {
 			return fail(ExitRefused, "systemctl restart "+p.name+" does it", "%s was not adopted, or that was undone already", p.unit)
 		}
+		p.clearStep()
 		return nil
 	}
 	// The unit for after a boot is there for all services of zdt.
@@ -65,7 +66,7 @@ func (p *adoptPlan) undoSteps(o adoptOptions, edited []string) {
 	}
 	// zdt ends what it runs; the unit as it was would do it in another way.
 	all, err := p.bothSettings()
-	r := replacement{unit: p.unit, dir: "/run/systemd/system", stop: stopSettings(all), bus: replacer{reload: p.bus.DaemonReload}}
+	r := replacement{unit: p.unit, dir: p.moment, stop: stopSettings(all), bus: replacer{reload: p.bus.DaemonReload}}
 	back := o.Restart && p.active() && p.switched
 	if back {
 		p.gap = "clients are refused from the end of the program until it listens again"
@@ -92,6 +93,8 @@ func (p *adoptPlan) undoSteps(o adoptOptions, edited []string) {
 	if back {
 		p.step(func(ctx context.Context, _ *factory) error { return p.startOld(ctx) }, "stop and start %s", p.unit)
 		p.step(func(ctx context.Context, _ *factory) error { return r.clear(ctx) }, "remove %s", r.overlay())
+	} else {
+		p.clearStep()
 	}
 	p.step(func(context.Context, *factory) error { return p.forget() }, "remove %s", p.recordPath())
 }

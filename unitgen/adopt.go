@@ -25,7 +25,7 @@ type Adoption struct {
 	Prefix, Command string
 	Exec            string   // base name of the program
 	Run             []string // flags of zdt run
-	Bind            []Listen // what zdt run binds when it has not inherited it
+	Bind            []Listen // what zdt run binds when it has not inherited it; any other program does so itself
 	Sockets         []string // the socket units it has
 
 	Health                           []string

@@ -63,6 +63,7 @@ func TestAdopt(t *testing.T) {
 				s.await("it serves", func() bool { _, err := s.ask("/"); return err == nil })
 				before, main := s.unitFiles(), s.mainPID()
 
+				t.Logf("%s", s.must(0, "zdt", "adopt", s.name, "--dry-run", "--restart"))
 				if doc := s.adopt(0, "--dry-run"); doc.Outcome != "would-change" || doc.Runtime != "library" {
 					t.Errorf("a dry run: %+v", doc)
 				}
@@ -88,6 +89,19 @@ func TestAdopt(t *testing.T) {
 				s.flows(l)
 				report := l.Stop()
 				mustFailNothing(t, report) // the old program closes its connections, politely
+				if !socket {               // one may be had as well, from the next boot on
+					s.adopt(0, "--socket")
+					s.run("systemctl", "stop", "hello.service")
+					s.run("systemctl", "start", "hello.socket")
+					s.run("systemctl", "start", "hello.service")
+					if got := s.answers(); got != version(2) {
+						t.Errorf("%s answers behind the socket unit", got)
+					}
+					s.mustUpgrade(good(3))
+					if doc := s.adopt(0, "--restart"); doc.Outcome != "unchanged" {
+						t.Errorf("with the socket unit once more: %+v", doc)
+					}
+				}
 				if doc := s.adopt(0, "--undo", "--restart"); doc.Outcome != "changed" {
 					t.Errorf("the undoing: %+v", doc)
 				}

@@ -175,6 +175,9 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 		facts.Resources = resources
 		return facts, append(unknown, also...), nil
 	}
+	if facts.Live.Damage, err = h.damage(); err != nil {
+		unknown = append(unknown, "the current release: "+err.Error())
+	}
 	if u.MainPID == 0 {
 		return facts, append(unknown, runningUnknown+"there is none"), nil
 	}
@@ -189,6 +192,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	facts.Helper = isHelper(facts.Runtime)
 	resources, also := h.resources(u, facts.Runtime)
 	facts.Resources = resources
+	facts.Live.LongestQueue = longestQueue()
 	if facts.Live.Listeners, err = h.listeners(u, facts.Runtime); err != nil {
 		also = append(also, "the sockets of the running program: "+err.Error())
 	}

@@ -3,6 +3,7 @@ package cmd
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -14,11 +15,31 @@ import (
 	"github.com/zdt-dev/zdt/handoff/control"
 	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/internal/netfd"
+	"github.com/zdt-dev/zdt/release"
 )
 
 // lastDescriptor bounds the numbers of descriptors that are looked at. A runtime has its sockets since its start, so their numbers are
 // small; those of connections are not.
 const lastDescriptor = 128
+
+// damage is why the current release cannot be started; "" if it can, or if there is none.
+func (h *host) damage() (string, error) {
+	store, err := release.Open(h.paths.disk(h.paths.StateDir(h.service)), release.Options{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer store.Close()
+	switch _, err = store.Current(); {
+	case errors.Is(err, release.ErrNoRelease), errors.Is(err, release.ErrDamaged):
+		return err.Error(), nil
+	case errors.Is(err, release.ErrNoCurrent):
+		return "", nil
+	}
+	return "", err
+}
 
 // listeners are the sockets that the runtime says it has, as the kernel knows them. It needs CAP_SYS_PTRACE, or the same user and a
 // process that may be dumped: without either there are none.
@@ -67,6 +88,19 @@ func (h *host) listeners(u dbusctl.Unit, s control.Status) (all []handoffcheck.L
 		all = append(all, l)
 	}
 	return all, nil
+}
+
+// longestQueue is net.core.somaxconn, in zdt's network namespace; 0: not known. systemd opens sockets in that one.
+func longestQueue() uint32 {
+	text, err := os.ReadFile("/proc/sys/net/core/somaxconn")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(n)
 }
 
 // listener is what the kernel says of a descriptor, if it is a socket that can be listened on.

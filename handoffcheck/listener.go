@@ -2,6 +2,7 @@ package handoffcheck
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -28,6 +29,27 @@ none for the new address before the socket unit is restarted. The unit says "act
 						seen = fmt.Sprintf("socket %q at %s %s, %s has %s", s.Name, s.Network, s.Address, u.Name, strings.Join(want, ", "))
 					}
 					all = append(all, sight{seen: seen, fix: fmt.Sprintf("systemctl restart %s %s, at a quiet moment: clients are refused until it listens again", u.Name, f.Service.Name)})
+				}
+				return all
+			},
+		},
+		{
+			ID: "ZDT038", Severity: Note, Family: FamilyRuntime, Title: "fewer clients can wait than the socket unit says",
+			Why: "who comes while a restart goes on waits in the queue of the socket, and when that is full tries in vain",
+			More: `The kernel cuts Backlog= to net.core.somaxconn, and says nothing. It does so when the socket is opened: whichever of the
+two was raised later, the socket unit has to be restarted.`,
+			look: func(f Facts) (all []sight) {
+				for _, s := range f.Runtime.Sockets {
+					u, ok := f.socketOf(s)
+					queue, want := uint64(f.Live.at(s.Network, s.Address).Queue), u.Number("Backlog")
+					if !ok || queue == 0 || queue >= want || want >= math.MaxUint32 { // as much as there may be, the default since systemd 254
+						continue
+					}
+					fix := fmt.Sprintf("systemctl restart %s %s, at a quiet moment", u.Name, f.Service.Name)
+					if limit := uint64(f.Live.LongestQueue); limit > 0 && limit < want {
+						fix = fmt.Sprintf("sysctl -w net.core.somaxconn=%d, and a file in /etc/sysctl.d that says so; then %s", want, fix)
+					}
+					all = append(all, sight{seen: fmt.Sprintf("%d can wait in socket %q, Backlog=%d in %s", queue, s.Name, want, u.Name), fix: fix})
 				}
 				return all
 			},

@@ -2,14 +2,21 @@ package handoffcheck
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/zdt-dev/zdt/handoff/control"
 )
 
 // Live is what is known of the process that serves, beside what its runtime says.
 type Live struct {
 	// Silent is why no runtime answers at the control socket; "" where one does, and where that is not known.
 	Silent string
+	// Damage is why the current release, which systemd would start, cannot be started.
+	Damage string
+	// LongestQueue is how many connections the kernel lets wait in any socket (net.core.somaxconn).
+	LongestQueue uint32
 	// Listeners are the sockets that the runtime has, as the kernel knows them.
 	Listeners []Listener
 }
@@ -66,6 +73,42 @@ After a change of the unit the service has to be restarted once.`,
 					return nil
 				}
 				return []sight{{seen: "no releases of " + f.name() + ", and nothing of zdt in " + f.Service.Name, fix: "zdt adopt " + f.name()}}
+			},
+		},
+		{
+			ID: "ZDT035", Severity: Note, handoff: true, Family: FamilyRuntime, Title: "an earlier handoff is not over yet",
+			Why: "there is one handoff at a time: another upgrade waits until this one has ended, a bare reload is refused",
+			look: func(f Facts) []sight {
+				wait := []sight{{fix: "wait for it: zdt watch " + f.name()}}
+				switch p, h := f.Runtime.Predecessor, f.Runtime.Handoff; {
+				case p != nil:
+					wait[0].seen = fmt.Sprintf("%s, generation %d, still drains: %s", control.Process(p.PID), p.Generation, p.Connections.Progress())
+					if f.Drain > 0 {
+						wait[0].fix += fmt.Sprintf("; what is not done %s after the handoff is cut", f.Drain)
+					}
+				case h != nil:
+					wait[0].seen = fmt.Sprintf("the handoff to %s is %s", control.Process(h.Candidate), f.Runtime.Phase)
+				default:
+					return nil
+				}
+				return wait
+			},
+		},
+		{
+			ID: "ZDT040", Severity: Blocker, Family: FamilyRuntime, Title: "the current release is not there",
+			Why: "an upgrade has nothing that it could go back to, and a restart or a crash leaves the service down: systemd starts the current release",
+			More: `Somebody has deleted or changed a release below ` + "`/var/lib/zdt`" + ` by hand; ` + "`zdt prune`" + ` never deletes the current one.
+As long as the program runs the kernel keeps its file, whatever was deleted: ` + "`/proc/PID/exe`" + `.`,
+			look: func(f Facts) []sight {
+				if f.Live.Damage == "" {
+					return nil
+				}
+				copied := ""
+				if pid := f.Service.Number("MainPID"); pid > 0 && !f.Helper {
+					copied = fmt.Sprintf("cp /proc/%d/exe FILE; ", pid)
+				}
+				return []sight{{seen: f.Live.Damage, fix: copied + "rm " + filepath.Join(filepath.Dir(f.Releases), "current") +
+					"; then the zdt init of " + f.name() + " once more, with --exec FILE"}}
 			},
 		},
 	}

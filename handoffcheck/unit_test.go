@@ -26,12 +26,12 @@ func good() Facts {
 			"TimeoutStopUSec": 40 * second, "TimeoutStartUSec": 75 * second, "RemainAfterExit": false, "ExitType": "main", "PIDFile": "",
 		}},
 		Sockets: []Unit{{"web.socket", map[string]any{
-			"Listen": [][]any{{"Stream", "127.0.0.1:8080"}}, "Accept": false, "FlushPending": false, "TriggerLimitIntervalUSec": uint64(0), "TriggerLimitBurst": uint32(20), "FileDescriptorName": "http",
+			"Listen": [][]any{{"Stream", "127.0.0.1:8080"}}, "Backlog": uint32(4096), "Accept": false, "FlushPending": false, "TriggerLimitIntervalUSec": uint64(0), "TriggerLimitBurst": uint32(20), "FileDescriptorName": "http",
 		}}},
 		Resources: Resources{Memory: 20 << 20, MemoryUsed: 25 << 20, MemoryMax: 60 << 20, MemoryHigh: 50 << 20, Tasks: 8, TasksMax: 16, Files: 12, FilesMax: 1024,
 			UserTasks: 9, UserTasksMax: 40, Release: 9 << 20, ReleasesFree: 10 << 20},
 		Runtime: control.Status{Version: 1, Sockets: []control.Socket{{Name: "http", Network: "tcp", Address: "127.0.0.1:8080", InUse: true}}},
-		Live:    Live{Listeners: []Listener{{Network: "tcp", Address: "127.0.0.1:8080", Held: true, Queue: 4096}}},
+		Live:    Live{Listeners: []Listener{{Network: "tcp", Address: "127.0.0.1:8080", Held: true, Queue: 4096}}, LongestQueue: 4096},
 	}
 }
 
@@ -161,6 +161,15 @@ func TestChecks(t *testing.T) {
 		}, ""},
 		{"systemd has it, whatever the unit is called", func(f *Facts) { socket("Listen", [][]any{{"Stream", "localhost:80"}})(f) }, ""},
 		{"in the store of descriptors", func(f *Facts) { f.Sockets = nil }, ""},
+		{"a predecessor", func(f *Facts) { f.Runtime.Predecessor = &control.Peer{PID: 7, Generation: 1} }, "ZDT035"},
+		{"a handoff", func(f *Facts) { f.Runtime.Handoff, f.Runtime.Phase = &control.Handoff{Candidate: 9}, control.Held }, "ZDT035"},
+		{"a short queue", func(f *Facts) { f.Live.LongestQueue, f.Live.Listeners[0].Queue = 128, 128 }, "ZDT038"},
+		{"a queue that was short", func(f *Facts) { f.Live.Listeners[0].Queue = 128 }, "ZDT038"},
+		{"as long as may be", func(f *Facts) {
+			f.Live.Listeners[0].Queue = 128
+			socket("Backlog", ^uint32(0))(f)
+		}, ""},
+		{"no release", func(f *Facts) { f.Live.Damage = "no such release" }, "ZDT040"},
 		{"a blocking socket", func(f *Facts) { f.Live.Listeners[0].Blocking = true }, "ZDT039"},
 		{"a blocking socket that is only passed on", func(f *Facts) { f.Live.Listeners[0].Blocking, f.Runtime.Sockets[0].InUse = true, false }, ""},
 		{"the helper's sockets are blocking", func(f *Facts) { helper(f); f.Live.Listeners[0].Blocking = true }, ""},

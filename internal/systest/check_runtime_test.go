@@ -1,6 +1,8 @@
 package systest
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -167,4 +169,89 @@ func TestCheckBlockingSocket(t *testing.T) {
 	if d := time.Since(begin); took < time.Second || d > took {
 		t.Errorf("with a blocking socket an upgrade took %s, without one %s", took, d)
 	}
+}
+
+// While an old generation drains the next upgrade waits for it, and a reload is refused.
+func TestCheckDraining(t *testing.T) {
+	t.Parallel()
+	g := guest.Boot(t, guest.Trixie)
+	s := newService(t, g, options{})
+	finish := s.hangingRequest()
+	s.run("systemctl", "reload", s.unit)
+	t.Log(s.finds(0, "ZDT035")[0])
+	if r, err := g.Run(t.Context(), "systemctl", "reload", s.unit); err != nil || r.Code == 0 {
+		t.Errorf("a reload is not refused: %v %s", err, r)
+	}
+	s.finds(0, "ZDT035")
+	up := s.startUpgrade(s.put(good(2)))
+	s.await("zdt has the lock", func() bool { return strings.Contains(s.status().text, `"busy"`) })
+	select {
+	case <-up.Done():
+		t.Error("the upgrade did not wait")
+	default:
+	}
+	finish(version(1))
+	up.wait().mustBe(upgrade.Upgraded, 0)
+	s.settled()
+	s.finds(0)
+}
+
+// What the kernel has made of Backlog= decides how many clients a restart keeps waiting; more of them try in vain. A release that
+// somebody has deleted is nothing that could be gone back to: upgrades are refused, and a restart fails.
+func TestCheckQueueAndRelease(t *testing.T) {
+	t.Parallel()
+	g := guest.Boot(t, guest.Trixie)
+	s := newService(t, g, options{init: []string{"--service-user", guest.User}})
+	waiting := func() (n int) { // while nobody accepts
+		s.run("systemctl", "stop", s.unit)
+		s.writeUnit("/etc/systemd/system/hello.service.d/pause.conf", "[Service]\nExecStartPre=/bin/sh -c 'until test -e /srv/go-on; do sleep 0.05; done'\n")
+		s.run("systemctl", "daemon-reload")
+		s.run("rm", "-f", "/srv/go-on")
+		s.run("systemctl", "start", "--no-block", s.unit)
+		for range 12 {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			if conn, err := s.dial(ctx); err == nil {
+				n++
+				defer conn.Close()
+			}
+			cancel()
+		}
+		s.write("/srv/go-on", "")
+		s.run("rm", "/etc/systemd/system/hello.service.d/pause.conf")
+		s.run("systemctl", "daemon-reload")
+		s.await("it serves again", func() bool { return s.show("ActiveState") == "active" })
+		return n
+	}
+	set := func(n string) {
+		s.run("sh", "-c", "echo "+n+" >/proc/sys/net/core/somaxconn")
+		s.run("systemctl", "restart", "hello.socket", s.unit)
+	}
+	set("5")
+	found := s.finds(0, "ZDT038")
+	t.Log(found[0].Seen, found[0].Fix)
+	if n := waiting(); n < 5 || n > 7 {
+		t.Errorf("%d clients could wait", n)
+	}
+	s.run("sh", "-c", "echo 4096 >/proc/sys/net/core/somaxconn")
+	t.Log(s.finds(0, "ZDT038")[0].Fix) // the socket is as it was
+	set("4096")
+	s.finds(0)
+	if n := waiting(); n != 12 {
+		t.Errorf("%d clients could wait", n)
+	}
+	s.mustUpgrade(good(2))
+
+	s.run("cp", fmt.Sprintf("/proc/%d/exe", s.mainPID()), "/srv/copy")
+	s.run("sh", "-c", "rm -r /var/lib/zdt/hello/releases/*")
+	found = s.finds(10, "ZDT040")
+	t.Log(found[0].Seen, found[0].Fix)
+	s.upgrade(good(3), "--accept-risk", "ZDT040").mustBe(upgrade.Refused, 10)
+	if r, err := g.Run(t.Context(), "systemctl", "restart", s.unit); err != nil || r.Code == 0 {
+		t.Errorf("a restart does not fail: %v %s", err, r)
+	}
+	s.run("rm", "/var/lib/zdt/hello/current")
+	s.run("zdt", "init", s.name, "--exec", "/srv/copy", "--listen", s.addr+"=http", "--start", "--service-user", guest.User)
+	s.await("it serves again", func() bool { return s.show("ActiveState") == "active" })
+	s.finds(0)
+	s.mustUpgrade(good(3))
 }

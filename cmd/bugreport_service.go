@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -97,21 +98,27 @@ func (b *bugreport) readUnits(ctx context.Context, s *reported) {
 				s.files = append(s.files, readConfig(path))
 			}
 		}
-		for _, path := range environmentPaths(u) {
-			s.env = append(s.env, readConfig(path))
-		}
+		s.env = append(s.env, environmentOf(u)...)
 	}
 }
 
-// environmentPaths are those of a unit, an a(sb): the path, and whether it may be missing.
-func environmentPaths(u handoffcheck.Unit) (paths []string) {
+// environmentOf are the environment files of a unit, an a(sb): a path, which may be a pattern, and whether there may be none.
+func environmentOf(u handoffcheck.Unit) (files []configFile) {
 	all, _ := u.Properties["EnvironmentFiles"].([][]any)
 	for _, e := range all {
-		if path, ok := e[0].(string); ok {
-			paths = append(paths, path)
+		path, _ := e[0].(string)
+		optional, _ := e[len(e)-1].(bool)
+		paths, err := filepath.Glob(path)
+		if err != nil || len(paths) == 0 {
+			paths = []string{path}
+		}
+		for _, path := range paths[:min(len(paths), 50)] {
+			if f := readConfig(path); !optional || !errors.Is(f.err, fs.ErrNotExist) {
+				files = append(files, f)
+			}
 		}
 	}
-	return paths
+	return files
 }
 
 func (b *bugreport) readStore(s *reported, store *release.Store) {

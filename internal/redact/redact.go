@@ -9,7 +9,9 @@
 package redact
 
 import (
+	"encoding/base64"
 	"fmt"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -84,7 +86,7 @@ func (r *Redactor) taken(kind Kind, value string, sure bool) string {
 			least = 4
 		}
 		if v := strings.TrimSpace(value); len(v) >= least && (!common.MatchString(v) || sure && len(v) >= 6 && strings.Trim(v, "0123456789") == "") && (sure || mixed(v)) {
-			r.learned = append(r.learned, v)
+			r.learned = append(r.learned, spellings(v)...)
 		}
 		return mark(value)
 	}
@@ -93,6 +95,15 @@ func (r *Redactor) taken(kind Kind, value string, sure bool) string {
 	}
 	r.counts[kind]++
 	return mark(value)
+}
+
+// spellings are a secret as it is, and as URLs, JSON and HTTP headers have it.
+func spellings(s string) []string {
+	all := []string{s, url.QueryEscape(s), url.PathEscape(s), strings.Trim(strconv.Quote(s), `"`)}
+	if len(s) >= 8 { // what is shorter might be a part of anything
+		all = append(all, base64.RawStdEncoding.EncodeToString([]byte(s)))
+	}
+	return all
 }
 
 // Secret is what stands in place of a value that is known to be a secret.

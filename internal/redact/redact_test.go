@@ -35,6 +35,8 @@ func TestText(t *testing.T) {
 		"curl -u web:" + secret + " https://example.org":                                     "curl -u web:* https://example.org",
 		"see https://example.org:8080/@bob":                                                  "",
 		"GET /x?page=2&sig=" + secret + " HTTP/1.1":                                          "GET /x?page=*&sig=* HTTP/1.1",
+		"GET /x;jsessionid=" + secret + " HTTP/1.1":                                          "GET /x;jsessionid=* HTTP/1.1",
+		"sh -c 'test -e /x || y;z=1'":                                                        "",
 		"Authorization: Digest username=\"u\", r=\"" + secret + "\"\nnext":                   "Authorization: *\nnext",
 		`-H "Authorization: Bearer ` + secret + `" -v`:                                       `-H "Authorization: *`,
 		`{"authorization":"Basic ` + secret + `","n":1}`:                                     `{"authorization":"*","n":1}`,
@@ -165,9 +167,15 @@ func TestLearn(t *testing.T) {
 	r.Learn(func() {
 		r.Environ([]string{"PASSWORD=abcd", "SALT=xyzzy", "MODE=production", "LISTEN=127.0.0.1:8080", "DIR=/srv/web", "OTHER=deadbeef77", "TOKEN=info", "URL=amqp://u:rabbit-19@mq/"})
 		r.Unit("ExecStart=/bin/web --token " + secret)
+		r.Environ([]string{`PASS=it's "odd" & sweet`})
 	})
 	if n := len(r.Take()); n > 0 {
 		t.Errorf("learning counts")
+	}
+	for _, in := range []string{`it's "odd" & sweet`, `"it's \"odd\" & sweet"`, "it%27s+%22odd%22+%26+sweet", "aXQncyAib2RkIiAmIHN3ZWV0"} {
+		if got := stars(r.Text(in)); strings.Trim(got, `"`) != "*" {
+			t.Errorf("%s stays as %s", in, got)
+		}
 	}
 	in := "x" + secret + "x abcd abcde (xyzzy) production info 127.0.0.1:8080 /srv/web deadbeef77 u:rabbit-19"
 	if got, want := stars(r.Text(in)), "x*x * abcde (*) production info 127.0.0.1:8080 /srv/web * *"; got != want {

@@ -17,7 +17,7 @@ var (
 	oddUserinfo = regexp.MustCompile(`(?i)\b[a-z][a-z0-9+.-]+://([^\s/:@"'<>\x00]*:[^\s@"'<>\x00]*[^\s@"'<>\x00/])@[^\s/@]`)
 	bareLogin   = regexp.MustCompile(`(?:^|[\s"'=(,])[A-Za-z0-9_.+-]{1,64}:((?:[^\s@"'/\x00]|\x00\d+\x00)+)@[A-Za-z0-9\[(]`)
 	userFlag    = regexp.MustCompile(`(?:^|\s)(?:-u|--user|--proxy-user|-U)[ =][^\s:]{1,64}:(` + one + `+)`)
-	parameter   = regexp.MustCompile(`[?&;][A-Za-z0-9_.~%\[\]-]{1,64}=((?:[^\s&"'<>#\x00]|\x00\d+\x00)+)`)
+	parameter   = regexp.MustCompile(`[?&][A-Za-z0-9_.~%\[\]-]{1,64}=((?:[^\s&"'<>#\x00]|\x00\d+\x00)+)`)
 
 	// A name, and what sets its value off.
 	setting = regexp.MustCompile(`([A-Za-z0-9_.-]+)((?:\\*["'\]])?[ \t]*(?:=>|:=|[:=])[ \t]*)`)
@@ -182,7 +182,7 @@ func telling(name string) bool {
 		return false
 	}
 	whole := strings.Join(all, "")
-	if strings.Contains(whole, "session") && all[len(all)-1] == "id" {
+	if strings.HasSuffix(whole, "sessionid") {
 		return true
 	}
 	if slices.Contains([]string{

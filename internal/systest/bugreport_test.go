@@ -112,7 +112,8 @@ func TestBugreport(t *testing.T) {
 	s.writeUnit(unit, `[Service]
 # Environment=OLD=env-Pa55
 Environment=API=env-Pa55 "TOKEN=learned8" MODE=production
-EnvironmentFile=-/etc/hello.env
+EnvironmentFile=-/etc/hell?.env
+EnvironmentFile=-/etc/nosuch.env
 EnvironmentFile=-/home/`+guest.User+`/env
 SetCredential=db:cred-Pa55
 ExecStartPost=/bin/true --password=arg-Pa55 --secret flag-Pa55 postgres://shop:url-Pa55@db/shop

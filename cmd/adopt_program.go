@@ -191,16 +191,7 @@ func (p *adoptPlan) findSettings(o adoptOptions) error {
 	if o.Socket {
 		a.Sockets = append(a.Sockets, p.name+".socket")
 	}
-	for _, s := range p.settings {
-		switch {
-		case s.Section != "Service" || s.Key != "RuntimeDirectory":
-		case s.Value == "":
-			a.RuntimeDirectory = nil
-		default:
-			a.RuntimeDirectory = append(a.RuntimeDirectory, strings.Fields(s.Value)...)
-		}
-	}
-	a.KeepMode = len(a.RuntimeDirectory) > 0 || setting(p.settings, "RuntimeDirectoryMode") != ""
+	a.KeepMode = setting(p.settings, "RuntimeDirectory") != "" || setting(p.settings, "RuntimeDirectoryMode") != ""
 	if a.Runtime == unitgen.RuntimeHelper && len(p.sockets) == 0 {
 		a.NonBlocking = false // zdt run binds them as they have to be
 	}

@@ -60,6 +60,10 @@ After a change of the unit the service has to be restarted once.`,
 				if dirs := f.Service.Texts("RuntimeDirectory"); f.Service.Has("RuntimeDirectory") && !slices.Contains(dirs, f.runtimeDirectory()) {
 					return f.service(fmt.Sprintf("RuntimeDirectory=%s, and %s", strings.Join(dirs, " "), f.Live.Silent), "RuntimeDirectory="+f.runtimeDirectory())
 				}
+				if slices.ContainsFunc(f.Service.Commands("ExecStart"), isZdt("run")) {
+					return []sight{{seen: f.Live.Silent, fix: "the unit says zdt run, and what runs was started before it did: systemctl restart " + f.Service.Name +
+						", or zdt adopt " + f.name() + " --restart if that is where zdt run comes from"}}
+				}
 				return []sight{{seen: f.Live.Silent, fix: "have zdt run start it (the zdt init of " + f.name() + " once more, with --runtime helper), or build it with the handoff library; then: systemctl restart " + f.Service.Name}}
 			},
 		},

@@ -31,8 +31,7 @@ type Adoption struct {
 	Health                           []string
 	ReadyTimeout, DrainTimeout, Bake time.Duration
 
-	RuntimeDirectory []string // those that the service has, below its own
-	// KeepMode: they have a mode that somebody may rely on.
+	// KeepMode: the service has runtime directories of its own, with a mode that somebody may rely on.
 	KeepMode bool
 
 	// What of the service has to change, and would not have to for every one.
@@ -56,7 +55,6 @@ func (a Adoption) DropIn(unitDir string) (File, error) {
 		ExecStart, ExecReload, ExecStop        string
 		ReadyTimeout, DrainTimeout, Bake       string
 		TimeoutStart, TimeoutStop, RuntimeMode string
-		RuntimeDirectory                       string
 	}{
 		Adoption: a, Format: formatVersion, Helper: a.Runtime == RuntimeHelper,
 		ExecStart:    a.Prefix + a.Command,
@@ -83,13 +81,6 @@ func (a Adoption) DropIn(unitDir string) (File, error) {
 	if !a.KeepMode {
 		view.RuntimeMode = "0700"
 	}
-	dirs := []string{"zdt/" + a.Name}
-	for _, dir := range a.RuntimeDirectory {
-		if dir != dirs[0] {
-			dirs = append(dirs, quoteWord(dir))
-		}
-	}
-	view.RuntimeDirectory = strings.Join(dirs, " ")
 	data, err := render("adopt", templates.Adopt(), view)
 	if err != nil {
 		return File{}, err

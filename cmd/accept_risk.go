@@ -37,13 +37,30 @@ func (a acceptRisk) String() string { return "" }
 // Type names the flag's value in --help.
 func (a acceptRisk) Type() string { return "ID,..." }
 
-// findings are those of zdt check NAME: of the file that is upgraded to upgrade.Engine.Check says what it is.
-func (h *host) findings(ctx context.Context) ([]handoffcheck.Finding, error) {
+// findings are those of zdt check NAME. Of the file that is upgraded to, if there is one, they have what does not block: for blockers
+// upgrade.Engine.Check is asked.
+func (h *host) findings(ctx context.Context, binary string) ([]handoffcheck.Finding, error) {
 	facts, _, err := h.facts(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return handoffcheck.Look(facts), nil
+	found := handoffcheck.Look(facts)
+	if binary != "" {
+		of := handoffcheck.CandidateFor(binary, facts)
+		found = append(found, slices.DeleteFunc(of, func(f handoffcheck.Finding) bool { return f.Severity == handoffcheck.Blocker })...)
+		handoffcheck.Accept(found, facts.Accepted)
+		handoffcheck.Sort(found)
+	}
+	return found, nil
+}
+
+// blockers refuses a file that is bound to fail for the service, or, of a service about which nothing can be known, for the host.
+func (h *host) blockers(ctx context.Context, path string) error {
+	facts, _, err := h.facts(ctx)
+	if err != nil {
+		return handoffcheck.Blockers(handoffcheck.Candidate(path))
+	}
+	return handoffcheck.Blockers(handoffcheck.CandidateFor(path, facts))
 }
 
 // risks counts what may go wrong.

@@ -103,7 +103,7 @@ func (h *host) check(ctx context.Context, binary string) (checkDoc, error) {
 	doc := checkDoc{Schema: "zdt.check/1", Outcome: "clean", Service: h.service, Binary: binary, Findings: []handoffcheck.Finding{}, Unknown: unknown}
 	doc.Findings = append(doc.Findings, handoffcheck.Look(facts)...)
 	if binary != "" {
-		doc.Findings = append(doc.Findings, handoffcheck.Candidate(binary)...)
+		doc.Findings = append(doc.Findings, handoffcheck.CandidateFor(binary, facts)...)
 		handoffcheck.Accept(doc.Findings, facts.Accepted)
 		handoffcheck.Sort(doc.Findings)
 	}
@@ -167,6 +167,11 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	}
 	facts.Releases = filepath.Join(h.paths.StateDir(h.service), "releases")
 	facts.HostNoExec = hostNoExec(facts.Releases)
+	if u.MainPID != 0 {
+		unknown = append(unknown, h.process(&facts, int(u.MainPID))...)
+	} else if hostRoot(facts.Service) {
+		facts.Process.Root = "/"
+	}
 	if facts.Unmanaged { // nobody to ask, and no releases to see
 		if u.MainPID == 0 {
 			return facts, unknown, nil
@@ -181,7 +186,6 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	if u.MainPID == 0 {
 		return facts, append(unknown, runningUnknown+"there is none"), nil
 	}
-	unknown = append(unknown, h.process(&facts, int(u.MainPID))...)
 	switch facts.Runtime, err = h.runtime(ctx, u); {
 	case errors.Is(err, errNoRuntime) && facts.Service.Text("ActiveState") == "active":
 		facts.Live.Silent = err.Error()
@@ -190,6 +194,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 		return facts, append(unknown, runningUnknown+err.Error()), nil
 	}
 	facts.Helper = isHelper(facts.Runtime)
+	facts.Process.LibraryPath, facts.Process.Environ = libraryPath(serving(facts.Runtime))
 	resources, also := h.resources(u, facts.Runtime)
 	facts.Resources = resources
 	facts.Live.LongestQueue = longestQueue()

@@ -3,8 +3,10 @@ package cmd
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,18 +17,26 @@ import (
 // process looks at what the main process was started with.
 func (h *host) process(facts *handoffcheck.Facts, pid int) (unknown []string) {
 	var err error
-	switch facts.Process.NoExec, err = noExecFor(pid, facts.Releases); {
+	p := &facts.Process
+	switch p.NoExec, err = noExecFor(pid, facts.Releases); {
 	case errors.Is(err, fs.ErrNotExist):
 		facts.Hidden = true
 	case err != nil:
 		unknown = append(unknown, fmt.Sprintf("what process %d sees of %s: %v", pid, facts.Releases, err))
+	}
+	if root, err := os.Open(procPath(pid, "root")); err == nil { // it takes the rights of its user, or root's
+		root.Close()
+		p.Root = procPath(pid, "root")
+	}
+	if p.UID, p.GIDs, err = runsAs(pid); err == nil {
+		p.PID = pid
 	}
 	if !h.f.globals.user { // a user manager cannot do without user namespaces
 		own, err := os.Readlink("/proc/1/ns/user")
 		if err == nil {
 			var its string
 			its, err = os.Readlink(procPath(pid, "ns/user"))
-			facts.Process.Users = err == nil && its != own
+			p.Users = err == nil && its != own
 		}
 		if err != nil {
 			unknown = append(unknown, fmt.Sprintf("the user namespace of process %d: %v", pid, err))
@@ -78,4 +88,58 @@ func noExecFor(pid int, dir string) (bool, error) {
 		return false, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	return st.Flags&unix.ST_NOEXEC != 0, nil
+}
+
+// hostRoot reports whether the next process of a unit will see the host's programs and libraries where they are.
+func hostRoot(u handoffcheck.Unit) bool {
+	hides, _ := u.Properties["TemporaryFileSystem"].([][]any)
+	images, _ := u.Properties["MountImages"].([][]any)
+	return u.Text("RootDirectory")+u.Text("RootImage") == "" && len(hides)+len(images)+len(u.Texts("InaccessiblePaths"))+len(u.Texts("ExtensionDirectories")) == 0
+}
+
+// runsAs are the effective user and all groups of a process.
+func runsAs(pid int) (uid uint32, gids []uint32, err error) {
+	data, err := os.ReadFile(procPath(pid, "status"))
+	if err != nil {
+		return 0, nil, err
+	}
+	known := false
+	for line := range strings.Lines(string(data)) {
+		key, values, _ := strings.Cut(line, ":")
+		for i, text := range strings.Fields(values) { // real, effective, saved, that of the file system
+			n, err := strconv.ParseUint(text, 10, 32)
+			switch {
+			case key != "Uid" && key != "Gid" && key != "Groups":
+			case err != nil:
+				return 0, nil, err
+			case key != "Uid":
+				gids = append(gids, uint32(n))
+			case i == 1:
+				uid, known = uint32(n), true
+			}
+		}
+	}
+	if !known {
+		err = fmt.Errorf("no effective user in %s", procPath(pid, "status"))
+	}
+	return uid, gids, err
+}
+
+// libraryPath is LD_LIBRARY_PATH of a process, if its environment can be read.
+func libraryPath(pid int) ([]string, bool) {
+	f, err := os.Open(procPath(pid, "environ"))
+	if err != nil {
+		return nil, false
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 4<<20))
+	if err != nil || pid == 0 {
+		return nil, false
+	}
+	for text := range strings.SplitSeq(string(data), "\x00") {
+		if list, ok := strings.CutPrefix(text, "LD_LIBRARY_PATH="); ok {
+			return strings.FieldsFunc(list, func(r rune) bool { return r == ':' || r == ';' }), true
+		}
+	}
+	return nil, true
 }

@@ -94,7 +94,8 @@ func (s *site) engine(ctx context.Context, o upgradeOptions, observe func(upgrad
 			return e, err
 		}
 	}
-	e.Findings = s.findings
+	e.Findings = func(ctx context.Context) ([]handoffcheck.Finding, error) { return s.findings(ctx, o.Binary) }
+	e.Check = func(path string) error { return s.blockers(ctx, path) }
 	if e.Hooks, err = s.hooks(); err != nil {
 		return e, err
 	}

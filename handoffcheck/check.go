@@ -45,7 +45,7 @@ type sight struct {
 
 // Catalog is all checks by ID.
 func Catalog() []Check {
-	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), resourceChecks(), runtimeChecks(), listenerChecks(), candidateChecks())
+	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), resourceChecks(), runtimeChecks(), listenerChecks(), candidateChecks(), serviceCandidateChecks())
 	slices.SortFunc(all, func(a, b Check) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }

@@ -87,6 +87,15 @@ daemon-reload, is not in force: ` + "`zdt check`" + ` would find nothing in the 
 type Process struct {
 	Users  bool // it is in another user namespace than systemd
 	NoExec bool // it sees the releases on a mount from which nothing can be executed
+
+	PID  int
+	UID  uint32
+	GIDs []uint32 // all groups
+	// Root is the path of the root directory that it has or, without a process, is going to have; "" if that is not known.
+	Root string
+	// LibraryPath is LD_LIBRARY_PATH of the program that serves, if its Environ is known.
+	LibraryPath []string
+	Environ     bool
 }
 
 // restart is the fix of what a new process would not have.

@@ -148,3 +148,19 @@ func open(t *testing.T) int {
 	}
 	return len(entries)
 }
+
+// What is read of a command line is written the same way.
+func FuzzParseWish(f *testing.F) {
+	for _, seed := range []string{"http=tcp:0.0.0.0:80", "dns=udp:[::1]:53", "=:", "a=b:c"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		w, err := ParseWish(text)
+		if err != nil {
+			return
+		}
+		if again, err := ParseWish(w.String()); err != nil || again != w {
+			t.Errorf("%q: %+v, and again %+v, %v", text, w, again, err)
+		}
+	})
+}

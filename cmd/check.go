@@ -180,7 +180,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 		facts.Resources = resources
 		return facts, append(unknown, also...), nil
 	}
-	if facts.Live.Damage, err = h.damage(); err != nil {
+	if err := h.releases(&facts.Live, u); err != nil {
 		unknown = append(unknown, "the current release: "+err.Error())
 	}
 	if u.MainPID == 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,29 +17,35 @@ import (
 	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/internal/netfd"
 	"github.com/zdt-dev/zdt/release"
+	"github.com/zdt-dev/zdt/unitgen"
 )
 
 // lastDescriptor bounds the numbers of descriptors that are looked at. A runtime has its sockets since its start, so their numbers are
 // small; those of connections are not.
 const lastDescriptor = 128
 
-// damage is why the current release cannot be started; "" if it can, or if there is none.
-func (h *host) damage() (string, error) {
+// releases is what is known of the current release, and of what systemd would start.
+func (h *host) releases(live *handoffcheck.Live, u dbusctl.Unit) error {
 	store, err := release.Open(h.paths.disk(h.paths.StateDir(h.service)), release.Options{})
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return nil
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer store.Close()
-	switch _, err = store.Current(); {
+	r, err := store.Current()
+	switch {
 	case errors.Is(err, release.ErrNoRelease), errors.Is(err, release.ErrDamaged):
-		return err.Error(), nil
+		live.Damage = err.Error()
+		return nil
 	case errors.Is(err, release.ErrNoCurrent):
-		return "", nil
+		return nil
+	case err != nil:
+		return err
 	}
-	return "", err
+	live.Starts, live.Current = unitgen.Program(u.ExecStartPath, u.ExecStart), filepath.Join(h.paths.StateDir(h.service), "current", r.Program)
+	return nil
 }
 
 // listeners are the sockets that the runtime says it has, as the kernel knows them. It needs CAP_SYS_PTRACE, or the same user and a

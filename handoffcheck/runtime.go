@@ -15,6 +15,8 @@ type Live struct {
 	Silent string
 	// Damage is why the current release, which systemd would start, cannot be started.
 	Damage string
+	// Starts is the program that systemd starts, Current that of the current release by the link to it; "" where there is none.
+	Starts, Current string
 	// LongestQueue is how many connections the kernel lets wait in any socket (net.core.somaxconn).
 	LongestQueue uint32
 	// Listeners are the sockets that the runtime has, as the kernel knows them.
@@ -96,6 +98,16 @@ After a change of the unit the service has to be restarted once.`,
 					return nil
 				}
 				return wait
+			},
+		},
+		{
+			ID: "ZDT037", Severity: Blocker, Family: FamilyRuntime, Title: "systemd does not start the current release",
+			Why: "an upgrade is refused, since the next start of the service would undo it: a restart, a crash or a reboot brings another program",
+			look: func(f Facts) []sight {
+				if f.Live.Starts == "" || f.Live.Current == "" || strings.HasPrefix(f.Live.Starts, filepath.Dir(f.Live.Current)+"/") {
+					return nil
+				}
+				return []sight{{seen: "ExecStart= starts " + f.Live.Starts, fix: "in ExecStart= of " + f.Service.Name + " put " + f.Live.Current + " in its place; then systemctl daemon-reload"}}
 			},
 		},
 		{

@@ -31,7 +31,8 @@ func good() Facts {
 		Resources: Resources{Memory: 20 << 20, MemoryUsed: 25 << 20, MemoryMax: 60 << 20, MemoryHigh: 50 << 20, Tasks: 8, TasksMax: 16, Files: 12, FilesMax: 1024,
 			UserTasks: 9, UserTasksMax: 40, Release: 9 << 20, ReleasesFree: 10 << 20},
 		Runtime: control.Status{Version: 1, Sockets: []control.Socket{{Name: "http", Network: "tcp", Address: "127.0.0.1:8080", InUse: true}}},
-		Live:    Live{Listeners: []Listener{{Network: "tcp", Address: "127.0.0.1:8080", Held: true, Queue: 4096}}, LongestQueue: 4096},
+		Live: Live{Listeners: []Listener{{Network: "tcp", Address: "127.0.0.1:8080", Held: true, Queue: 4096}}, LongestQueue: 4096,
+			Starts: "/var/lib/zdt/web/current/web", Current: "/var/lib/zdt/web/current/web"},
 	}
 }
 
@@ -169,6 +170,8 @@ func TestChecks(t *testing.T) {
 			f.Live.Listeners[0].Queue = 128
 			socket("Backlog", ^uint32(0))(f)
 		}, ""},
+		{"another program", func(f *Facts) { f.Live.Starts = "/usr/bin/web" }, "ZDT037"},
+		{"a program in a release's directory", func(f *Facts) { f.Live.Starts = "/var/lib/zdt/web/current/bin/web" }, ""},
 		{"no release", func(f *Facts) { f.Live.Damage = "no such release" }, "ZDT040"},
 		{"a blocking socket", func(f *Facts) { f.Live.Listeners[0].Blocking = true }, "ZDT039"},
 		{"a blocking socket that is only passed on", func(f *Facts) { f.Live.Listeners[0].Blocking, f.Runtime.Sockets[0].InUse = true, false }, ""},

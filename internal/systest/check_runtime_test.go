@@ -40,7 +40,8 @@ func (s *service) dropIn(name, text string) {
 }
 
 // A service in which nobody takes the request for a handoff is found, and an upgrade of it is refused: because its program has no
-// runtime, or because the unit has no directory for the runtime's socket. A directory of the program's own is no obstacle.
+// runtime, or because the unit has no directory for the runtime's socket. A directory of the program's own is no obstacle. Nor is
+// one upgraded that systemd starts from elsewhere.
 func TestCheckRuntime(t *testing.T) {
 	t.Parallel()
 	g := guest.Boot(t, guest.Trixie)
@@ -59,8 +60,17 @@ func TestCheckRuntime(t *testing.T) {
 	s.mustUpgrade(good(2))
 	s.run("systemctl", "reload", s.unit)
 	s.settled()
+	s.run("rm", "/etc/systemd/system/hello.service.d/b-mended.conf")
+
+	// The unit starts a file that no upgrade replaces.
+	s.dropIn("a-defect", "[Service]\nExecStart=\nExecStart="+s.put(good(1))+"\n")
+	t.Log(s.finds(10, "ZDT037"))
+	s.upgrade(good(3), "--accept-risk", "ZDT037").mustBe(upgrade.Refused, 10)
+	s.writeUnit("/etc/systemd/system/hello.service.d/a-defect.conf", "[Service]\nExecStart=\nExecStart=/var/lib/zdt/hello/current/hello\n")
+	s.run("systemctl", "daemon-reload")
+	s.finds(0)
+	s.upgrade(good(3)).mustBe(upgrade.Upgraded, 0)
 	s.dropIn("a-defect", "")
-	s.dropIn("b-mended", "")
 
 	// A foreign program that tells systemd it is ready, which is all that systemd wants to know.
 	script := s.write("/srv/foreign", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n")

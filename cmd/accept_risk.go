@@ -44,6 +44,9 @@ func (h *host) findings(ctx context.Context, binary string) ([]handoffcheck.Find
 	if err != nil {
 		return nil, err
 	}
+	for i := range facts.Gates {
+		facts.Gates[i].Problem = "" // they are read before, unless --skip-gates leaves them out
+	}
 	found := handoffcheck.Look(facts)
 	if binary != "" {
 		of := handoffcheck.CandidateFor(binary, facts)

@@ -161,12 +161,20 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	} else {
 		facts.Accepted = policy.AcceptRisk
 		facts.Ready, facts.Drain, facts.Helper = policy.ReadyTimeout, policy.DrainTimeout, policy.Runtime == unitgen.RuntimeHelper
+		facts.Gates = h.gatesSeen(policy, u.MainPID != 0)
+		facts.Balancer = h.balancer(policy)
 	}
+	journal, also := journalSeen()
+	facts.Journal, unknown = journal, append(unknown, also...)
 	if facts.Zdt, err = h.f.executable(); err != nil {
 		return facts, nil, err
 	}
 	facts.Releases = filepath.Join(h.paths.StateDir(h.service), "releases")
 	facts.HostNoExec = hostNoExec(facts.Releases)
+	visible := false
+	if facts.Host, visible = h.surroundings(ctx, u); !visible {
+		return facts, unknown, nil
+	}
 	if u.MainPID != 0 {
 		unknown = append(unknown, h.process(&facts, int(u.MainPID))...)
 	} else if hostRoot(facts.Service) {

@@ -16,6 +16,8 @@ const (
 	FamilyResources Family = "resources"
 	FamilyRuntime   Family = "runtime"
 	FamilyCandidate Family = "candidate"
+	FamilyHost      Family = "host"
+	FamilyBalancer  Family = "load balancer in front"
 )
 
 // Check is one thing that can be wrong.
@@ -45,7 +47,8 @@ type sight struct {
 
 // Catalog is all checks by ID.
 func Catalog() []Check {
-	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), resourceChecks(), runtimeChecks(), listenerChecks(), candidateChecks(), serviceCandidateChecks())
+	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), resourceChecks(), runtimeChecks(), listenerChecks(), candidateChecks(), serviceCandidateChecks(),
+		journalChecks(), hostChecks(), balancerChecks())
 	slices.SortFunc(all, func(a, b Check) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }

@@ -27,6 +27,12 @@ type Facts struct {
 	Drain time.Duration // how long an old generation may take to finish
 	Ready time.Duration // how long a new one may take until it is READY
 
+	// Gates are those of every upgrade, in [X-Zdt].
+	Gates []Gate
+
+	Balancer  Balancer
+	Host      Host
+	Journal   Journal
 	Resources Resources
 	Live      Live
 	Process   Process

@@ -47,6 +47,13 @@ func TestChecks(t *testing.T) {
 		f.Helper = true
 		f.Service.Properties["KillMode"], f.Service.Properties["ExecStop"] = "mixed", [][]any(nil)
 	}
+	gates := func(gates ...Gate) func(*Facts) { return func(f *Facts) { f.Gates = gates } }
+	prints := func(out, err string) func(*Facts) {
+		return func(f *Facts) {
+			f.Service.Properties["StandardOutput"], f.Service.Properties["StandardError"] = out, err
+		}
+	}
+	lines, errors := Gate{Text: "journal!:panic", Journal: true}, Gate{Text: "errors:0", Journal: true, Errors: true}
 	for _, tt := range []struct {
 		name  string
 		spoil func(*Facts)
@@ -176,6 +183,62 @@ func TestChecks(t *testing.T) {
 		{"a blocking socket", func(f *Facts) { f.Live.Listeners[0].Blocking = true }, "ZDT039"},
 		{"a blocking socket that is only passed on", func(f *Facts) { f.Live.Listeners[0].Blocking, f.Runtime.Sockets[0].InUse = true, false }, ""},
 		{"the helper's sockets are blocking", func(f *Facts) { helper(f); f.Live.Listeners[0].Blocking = true }, ""},
+		{"an old systemd", func(f *Facts) { f.Systemd = 246 }, "ZDT063"},
+		{"no journald", func(f *Facts) { f.Journal.Absent = "connection refused" }, "ZDT055"},
+		{"no journal", func(f *Facts) { f.Journal.Storage = "none" }, "ZDT055"},
+		{"a journal in memory", func(f *Facts) { f.Journal.Storage, f.Journal.MaxLevelStore = "volatile", "6" }, ""},
+		{"a journal of errors", func(f *Facts) { f.Journal.MaxLevelStore = "err" }, "ZDT055"},
+		{"another journal", service("LogNamespace", "x"), "ZDT055"},
+		{"warnings only", service("LogLevelMax", int32(4)), "ZDT055"},
+		{"all but debug", service("LogLevelMax", int32(6)), ""},
+		{"no LogLevelMax=", service("LogLevelMax", int32(-1)), ""},
+		{"hardly a line", func(f *Facts) {
+			service("LogRateLimitIntervalUSec", 30*second)(f)
+			service("LogRateLimitBurst", uint32(2))(f)
+		}, "ZDT055"},
+		{"an ordinary rate limit", func(f *Facts) {
+			service("LogRateLimitIntervalUSec", 30*second)(f)
+			service("LogRateLimitBurst", uint32(200))(f)
+		}, ""},
+		{"no rate limit", func(f *Facts) {
+			service("LogRateLimitIntervalUSec", uint64(0))(f)
+			service("LogRateLimitBurst", uint32(2))(f)
+		}, ""},
+		{"printed elsewhere, nobody reads it", prints("null", "inherit"), ""},
+		{"a gate reads it", gates(lines), ""},
+		{"a gate, and no journald", func(f *Facts) { gates(lines, errors)(f); f.Journal.Absent = "connection refused" }, "ZDT056"},
+		{"a gate, and another journal", func(f *Facts) { gates(errors)(f); service("LogNamespace", "x")(f) }, "ZDT056"},
+		{"a gate, printed elsewhere", func(f *Facts) { gates(lines)(f); prints("file", "inherit")(f) }, "ZDT056"},
+		{"a gate, half of it printed elsewhere", func(f *Facts) { gates(lines)(f); prints("null", "journal")(f) }, ""},
+		{"a gate, printed who knows where", func(f *Facts) { gates(lines)(f); prints("inherit", "inherit")(f) }, ""},
+		{"a gate of lines, and only warnings", func(f *Facts) { gates(lines)(f); service("LogLevelMax", int32(4))(f) }, "ZDT056"},
+		{"a gate of errors, and only warnings", func(f *Facts) { gates(errors)(f); service("LogLevelMax", int32(4))(f) }, ""},
+		{"a gate of errors, and only alerts", func(f *Facts) { gates(errors)(f); f.Journal.MaxLevelStore = "alert" }, "ZDT056"},
+		{"another pid namespace", func(f *Facts) { f.Host.Unseen = 42 }, "ZDT057"},
+		{"no right to look", func(f *Facts) { f.Host.Unreadable = "readlink /proc/42/exe: permission denied" }, "ZDT058"},
+		{"another control group namespace", func(f *Facts) { f.Host.Group = "/../web.service" }, "ZDT059"},
+		{"no pidfd", func(f *Facts) { f.Host.NoPidfd = "function not implemented" }, "ZDT060"},
+		{"numbers of its own", service("PrivatePIDs", "yes"), "ZDT061"},
+		{"no numbers of its own", service("PrivatePIDs", "no"), ""},
+		{"a gate that is answered", gates(Gate{Text: "tcp:[::1]:8080", Network: "tcp", Address: "[::1]:8080"}), ""},
+		{"a gate that nobody answers", gates(Gate{Text: "tcp:[::1]:80", Network: "tcp", Address: "[::1]:80", Unanswered: true}), "ZDT062"},
+		{"a gate that is none", gates(Gate{Text: "nonsense", Problem: "what is nonsense?"}), "ZDT064"},
+		{"long requests", func(f *Facts) { f.Balancer.LongestRequest = 31 * time.Second }, "ZDT070"},
+		{"requests that are just short enough", func(f *Facts) { f.Balancer.LongestRequest = 30 * time.Second }, ""},
+		{"long requests, and a runtime that knows", func(f *Facts) {
+			f.Balancer.LongestRequest = 31 * time.Second
+			service("Environment", []string{"ZDT_DRAIN_TIMEOUT=32s"})(f)
+		}, ""},
+		{"a load balancer that waits", func(f *Facts) { f.Balancer = Balancer{IdleTimeout: time.Minute, ClosedIdle: 3} }, "ZDT071"},
+		{"a load balancer that waits, of what can move", func(f *Facts) { f.Balancer.IdleTimeout = time.Minute }, ""},
+		{"a load balancer that waits less than the old program", func(f *Facts) {
+			f.Balancer = Balancer{IdleTimeout: time.Minute, ClosedIdle: 3}
+			service("Environment", []string{"A=b", "ZDT_IDLE_GRACE=61s"})(f)
+		}, ""},
+		{"a load balancer that waits for a foreign program", func(f *Facts) {
+			helper(f)
+			f.Balancer = Balancer{IdleTimeout: time.Minute, ClosedIdle: 3}
+		}, ""},
 		{"the worst first", func(f *Facts) {
 			service("Restart", "no")(f)
 			service("PIDFile", "/run/web.pid")(f)

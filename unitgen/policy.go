@@ -30,6 +30,10 @@ type Policy struct {
 	Bake         time.Duration
 	OnFailure    OnFailure
 
+	// What stands in front of the service, for zdt check: how long a request may take, and how long a load balancer keeps an idle
+	// connection. 0: not known.
+	LongestRequest, IdleTimeout time.Duration
+
 	RequireSignature RequireSignature
 	Rehearse         Rehearse
 	AcceptRisk       []string // IDs of zdt check that do not stop an upgrade

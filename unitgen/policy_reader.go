@@ -121,6 +121,10 @@ func (r *policyReader) set(here place, s setting) error {
 		return setSpan(&p.DrainTimeout, "drain timeout", v, def.DrainTimeout, time.Millisecond)
 	case "Bake":
 		return setSpan(&p.Bake, "bake", v, 0, 0)
+	case "LongestRequest":
+		return setSpan(&p.LongestRequest, "longest request", v, 0, 0)
+	case "IdleTimeout":
+		return setSpan(&p.IdleTimeout, "idle timeout", v, 0, 0)
 	case "OnFailure":
 		if v == "" {
 			v = string(def.OnFailure)

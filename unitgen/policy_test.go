@@ -91,6 +91,12 @@ func TestPolicyDropIns(t *testing.T) {
 	if p := read(); p.Keep != DefaultKeep || p.KeepFailed != DefaultKeepFailed {
 		t.Errorf("keeps %d and %d", p.Keep, p.KeepFailed)
 	}
+	if p := read("[X-Zdt]\nLongestRequest=2min\nIdleTimeout=60\n"); p.LongestRequest != 2*time.Minute || p.IdleTimeout != time.Minute {
+		t.Errorf("in front: %v and %v", p.LongestRequest, p.IdleTimeout)
+	}
+	if p := read("[X-Zdt]\nLongestRequest=2min\nIdleTimeout=60\n", "[X-Zdt]\nLongestRequest=\nIdleTimeout=0\n"); p.LongestRequest != 0 || p.IdleTimeout != 0 {
+		t.Errorf("in front: %v and %v", p.LongestRequest, p.IdleTimeout)
+	}
 	if p := read("[X-Zdt]\nKeep=infinity\nKeepFailed=0\n"); p.Keep != math.MaxInt || p.KeepFailed != 0 {
 		t.Errorf("keeps %d and %d", p.Keep, p.KeepFailed)
 	}
@@ -125,6 +131,7 @@ func TestPolicyErrors(t *testing.T) {
 		"AcceptRisk=all":            "IDs look like",
 		"AcceptRisk=ZDT4":           "not an ID",
 		"KeepFailed=3 4":            "not a number of releases",
+		"LongestRequest=soon":       "not a duration",
 		"OnFailure=panic":           "use rollback or freeze",
 		"Health=localhost":          "not a URL",
 		"Listen=nowhere":            "not an address",

@@ -155,3 +155,11 @@ func short(d time.Duration) string {
 	}
 	return s
 }
+
+// Journal reports whether the gate reads what the candidate writes to the journal, and whether it counts errors in it only.
+func (g Gate) Journal() (reads, errors bool) {
+	return g.kind == kindJournal || g.kind == kindSilence || g.kind == kindErrors, g.kind == kindErrors
+}
+
+// Endpoint is what the gate connects to, as package net has it; "" for one that does not.
+func (g Gate) Endpoint() (network, address string) { return g.network, g.address }

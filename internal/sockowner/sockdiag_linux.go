@@ -235,3 +235,20 @@ func parseProcAddress(text string) (netip.AddrPort, bool) {
 	a, _ := netip.AddrFromSlice(address)
 	return netip.AddrPortFrom(a.Unmap(), uint16(p)), true
 }
+
+// Listens reports whether a TCP socket of this network namespace listens where a connection to address would arrive: at it, or at
+// the wildcard address. A socket that is bound to one device is not found.
+func Listens(address netip.AddrPort) (bool, error) {
+	// The kernel looks for a connection first. There is none with port 0.
+	remote := netip.AddrPortFrom(address.Addr().Unmap(), 0)
+	_, err := diagTCP(unmap(address), remote)
+	switch {
+	case errors.Is(err, errNoSocket): // it listens
+		return true, nil
+	case errors.Is(err, unix.ENOENT):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, nil
+}

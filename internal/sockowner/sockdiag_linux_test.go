@@ -155,3 +155,24 @@ func FuzzParseProcTCP(f *testing.F) {
 		parseProcTCP(b, local, remote)
 	})
 }
+
+// Who listens is found at its address and, for the wildcard, at all; IPv4 arrives at a socket of IPv6, too.
+func TestListens(t *testing.T) {
+	for _, tt := range []struct{ listen, ask string }{
+		{"127.0.0.1:0", "127.0.0.1"}, {"0.0.0.0:0", "127.0.0.1"}, {"[::1]:0", "::1"}, {"[::]:0", "127.0.0.1"}, {"[::]:0", "::1"},
+	} {
+		ln, err := net.Listen("tcp", tt.listen)
+		if err != nil {
+			t.Logf("%s: %v", tt.listen, err) // no IPv6
+			continue
+		}
+		at := netip.AddrPortFrom(netip.MustParseAddr(tt.ask), uint16(ln.Addr().(*net.TCPAddr).Port))
+		if yes, err := Listens(at); !yes || err != nil {
+			t.Errorf("%s on %s: %t, %v", tt.ask, tt.listen, yes, err)
+		}
+		ln.Close()
+		if yes, err := Listens(at); yes || err != nil {
+			t.Errorf("%s after %s is closed: %t, %v", tt.ask, tt.listen, yes, err)
+		}
+	}
+}

@@ -176,7 +176,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 		return facts, unknown, nil
 	}
 	if u.MainPID != 0 {
-		unknown = append(unknown, h.process(&facts, int(u.MainPID))...)
+		unknown = append(unknown, h.process(&facts, u)...)
 	} else if hostRoot(facts.Service) {
 		facts.Process.Root = "/"
 	}

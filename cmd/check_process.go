@@ -11,12 +11,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/handoffcheck"
+	"github.com/zdt-dev/zdt/release"
+	"github.com/zdt-dev/zdt/unitgen"
 )
 
 // process looks at what the main process was started with.
-func (h *host) process(facts *handoffcheck.Facts, pid int) (unknown []string) {
+func (h *host) process(facts *handoffcheck.Facts, u dbusctl.Unit) (unknown []string) {
 	var err error
+	pid := int(u.MainPID)
 	p := &facts.Process
 	switch p.NoExec, err = noExecFor(pid, facts.Releases); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -31,6 +35,10 @@ func (h *host) process(facts *handoffcheck.Facts, pid int) (unknown []string) {
 	if p.UID, p.GIDs, err = runsAs(pid); err == nil {
 		p.PID = pid
 	}
+	p.Mounts = len(unknown) == 0 && !facts.Hidden
+	if field(procPath(pid, "status"), "Seccomp:") == seccompFilter {
+		p.Filter = h.startedFilter(u)
+	}
 	if !h.f.globals.user { // a user manager cannot do without user namespaces
 		own, err := os.Readlink("/proc/1/ns/user")
 		if err == nil {
@@ -43,6 +51,28 @@ func (h *host) process(facts *handoffcheck.Facts, pid int) (unknown []string) {
 		}
 	}
 	return unknown
+}
+
+// seccompFilter is SECCOMP_MODE_FILTER.
+const seccompFilter = 2
+
+// startedFilter is SystemCallFilter= as it was when the service was started, if somebody has taken it down.
+func (h *host) startedFilter(u dbusctl.Unit) []string {
+	store, err := release.Open(h.paths.disk(h.paths.StateDir(h.service)), release.Options{})
+	if err != nil {
+		return nil
+	}
+	defer store.Close()
+	snap, err := store.Snapshot()
+	if err != nil || snap.Invocation != u.InvocationID {
+		return nil
+	}
+	for _, t := range snapshotTexts(snap) {
+		if t.Unit == u.Name {
+			return unitgen.SystemCallFilter(t.Files)
+		}
+	}
+	return nil
 }
 
 // hostNoExec is where the file system is mounted that a directory is on, if that is mounted noexec.

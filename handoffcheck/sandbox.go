@@ -47,7 +47,7 @@ visible is the directory with all releases.`,
 			More: `Of NoExecPaths= and ExecPaths= the longer path counts. The current release alone in ExecPaths= is enough for a start, and
 for nothing else.`,
 			look: func(f Facts) []sight {
-				if !f.noExec() {
+				if !f.noExec() || f.Process.Mounts && !f.Process.NoExec { // which a start would change
 					return nil
 				}
 				return f.service("NoExecPaths="+strings.Join(f.Service.Texts("NoExecPaths"), " "), "ExecPaths="+f.Releases)
@@ -67,8 +67,8 @@ for nothing else.`,
 		},
 		{
 			ID: "ZDT075", Severity: Blocker, handoff: true, Family: FamilySandbox, Title: "the service is still in a sandbox that its unit has no more",
-			Why: "a handoff happens in the namespaces that the main process was started in, whatever the unit says by now",
-			More: `systemd makes the namespaces of a service when it starts it. What was mended in the unit since, and read by a
+			Why: "a handoff happens in the namespaces and under the filter that the main process was started with, whatever the unit says by now",
+			More: `systemd makes the namespaces of a service when it starts it, and no process gets rid of its system call filter. What was mended in the unit since, and read by a
 daemon-reload, is not in force: ` + "`zdt check`" + ` would find nothing in the unit, and the next handoff would fail as before.`,
 			look: func(f Facts) (all []sight) {
 				if f.Helper && f.Process.Users && f.Service.Has("PrivateUsers") && !f.Service.Is("PrivateUsers") {
@@ -76,6 +76,16 @@ daemon-reload, is not in force: ` + "`zdt check`" + ` would find nothing in the 
 				}
 				if f.Process.NoExec && f.HostNoExec == "" && !f.noExec() {
 					all = append(all, sight{seen: f.Releases + " is mounted noexec for the main process, and no NoExecPaths= says so", fix: f.restart()})
+				}
+				var late []string
+				now := f.forbiddenCalls()
+				for _, call := range forbiddenBy(f.Process.Filter, f.neededCalls()) {
+					if !slices.Contains(now, call) {
+						late = append(late, call)
+					}
+				}
+				if len(late) > 0 {
+					all = append(all, sight{seen: "SystemCallFilter= has " + strings.Join(late, " ") + " by now, and had not when the main process was started", fix: f.restart()})
 				}
 				return all
 			},
@@ -87,6 +97,10 @@ daemon-reload, is not in force: ` + "`zdt check`" + ` would find nothing in the 
 type Process struct {
 	Users  bool // it is in another user namespace than systemd
 	NoExec bool // it sees the releases on a mount from which nothing can be executed
+	Mounts bool // NoExec is known
+
+	// Filter are the lines of SystemCallFilter= that it was started with, if it has a filter and they are known.
+	Filter []string
 
 	PID  int
 	UID  uint32
@@ -136,11 +150,7 @@ func (f Facts) forbiddenCalls() (missing []string) {
 	if len(calls) == 0 {
 		return nil // no filter
 	}
-	needed := []string{"sendmsg", "recvmsg", "socketpair"}
-	if f.Helper {
-		needed = append(needed, "pidfd_open", "pidfd_send_signal")
-	}
-	for _, call := range needed {
+	for _, call := range f.neededCalls() {
 		listed := slices.ContainsFunc(calls, func(c string) bool {
 			name, _, _ := strings.Cut(c, ":") // an error number of its own follows
 			return name == call
@@ -150,6 +160,37 @@ func (f Facts) forbiddenCalls() (missing []string) {
 		}
 	}
 	return missing
+}
+
+// neededCalls are those that the runtime makes in a handoff.
+func (f Facts) neededCalls() []string {
+	calls := []string{"sendmsg", "recvmsg", "socketpair"}
+	if f.Helper {
+		calls = append(calls, "pidfd_open", "pidfd_send_signal")
+	}
+	return calls
+}
+
+// forbiddenBy are the calls that lines of SystemCallFilter= certainly forbid. The first line makes a list of what is allowed, or with ~
+// of what is forbidden, and each one adds to it or takes away. What is in a set such as @system-service is not looked up: it may be any call,
+// if that allows it.
+func forbiddenBy(lines, calls []string) (forbidden []string) {
+	for _, call := range calls {
+		allowed := len(lines) == 0 || strings.HasPrefix(lines[0], "~")
+		for _, line := range lines {
+			words, forbids := strings.CutPrefix(line, "~")
+			for word := range strings.FieldsSeq(words) {
+				name, _, _ := strings.Cut(word, ":")
+				if name == call || !forbids && strings.HasPrefix(name, "@") {
+					allowed = !forbids
+				}
+			}
+		}
+		if !allowed {
+			forbidden = append(forbidden, call)
+		}
+	}
+	return forbidden
 }
 
 // deepest is the length of the longest of the directories that path lies in, 0 if it lies in none. They may have the prefixes - and +

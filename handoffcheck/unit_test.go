@@ -127,6 +127,19 @@ func TestChecks(t *testing.T) {
 		{"users that were private", func(f *Facts) { helper(f); f.Process.Users = true }, "ZDT075"},
 		{"users that are private", func(f *Facts) { f.Process.Users = true }, ""},
 		{"not executable until it starts again", func(f *Facts) { f.Process.NoExec = true }, "ZDT075"},
+		{"not executable after a start", func(f *Facts) {
+			service("ExecPaths", []string{"/usr"})(f)
+			service("NoExecPaths", []string{"/var"})(f)
+			f.Process.Mounts = true
+		}, ""},
+		{"a filter that was mended", func(f *Facts) { f.Process.Filter = []string{"@system-service", "~@mount sendmsg:EPERM"} }, "ZDT075"},
+		{"a filter that was mended before", func(f *Facts) { f.Process.Filter = []string{"~sendmsg", "@io-event"} }, ""},
+		{"a short list that was mended", func(f *Facts) { f.Process.Filter = []string{"read write", "recvmsg socketpair"} }, "ZDT075"},
+		{"a filter that forbids something else", func(f *Facts) { f.Process.Filter = []string{"~@mount pidfd_open", "~reboot"} }, ""},
+		{"a filter that is as it was", func(f *Facts) {
+			f.Process.Filter = []string{"~sendmsg"}
+			service("SystemCallFilter", []any{false, []string{"sendmsg"}})(f)
+		}, "ZDT021"},
 		{"a hardened host", func(f *Facts) { f.HostNoExec, f.Process.NoExec = "/var", true }, "ZDT048"},
 		{"memory for one", func(f *Facts) { f.Resources.MemoryMax, f.Resources.MemoryHigh = 44<<20, 0 }, "ZDT025"},
 		{"no memory at all", func(f *Facts) { f.Resources.MemoryMax = 25 << 20 }, "ZDT025"},

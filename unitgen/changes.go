@@ -315,6 +315,15 @@ func EnvironmentFiles(files []File) []string {
 	return paths
 }
 
+// SystemCallFilter are the lines of SystemCallFilter= that count, in the order in which systemd reads them.
+func SystemCallFilter(files []File) []string {
+	text := effectiveOf(files)[settingKey{section: "Service", key: "SystemCallFilter"}].text
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, "; ")
+}
+
 // EnvironmentFileChange is the change of what is in a file of EnvironmentFile=. systemd reads it whenever it starts a process of
 // the unit, ExecReload= included: it needs no daemon-reload (systemd.exec(5)).
 func EnvironmentFileChange(unit, file string, takes Takes) SettingChange {

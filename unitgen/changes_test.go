@@ -128,6 +128,16 @@ func TestEnvironmentFiles(t *testing.T) {
 	}
 }
 
+func TestSystemCallFilter(t *testing.T) {
+	u := unitText("a.service", "[Service]\nSystemCallFilter=read\nSystemCallFilter=\nSystemCallFilter=@system-service\n", "[Service]\nSystemCallFilter=~sendmsg \\\n recvmsg\n")
+	if got := strings.Join(SystemCallFilter(u.Files), "|"); strings.Join(strings.Fields(got), " ") != "@system-service|~sendmsg recvmsg" {
+		t.Errorf("got %q", got)
+	}
+	if got := SystemCallFilter(nil); got != nil {
+		t.Errorf("of nothing: %q", got)
+	}
+}
+
 func FuzzChanges(f *testing.F) {
 	f.Add("[Service]\nExecStart=/bin/zdt run --a=b -- x\nEnvironment=A=1 \"B=2\"", "[Service]\nExecStart=/bin/zdt run -- y\nEnvironment=")
 	f.Fuzz(func(t *testing.T, a, b string) {

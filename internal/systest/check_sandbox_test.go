@@ -39,6 +39,10 @@ func TestCheckSandbox(t *testing.T) {
 				// The shorter path allows it, and the longer one counts.
 				b.restart("NoExecPaths=/var/lib/zdt/hello\nExecPaths=/ /var/lib/zdt/hello/current")
 				b.mend(b.mustFail("ZDT023", "permission denied"))
+				b.restart("SystemCallFilter=~sendmsg")
+				b.run("sh", "-c", "zdt plan hello; true") // takes down what the unit says
+				b.write("")
+				b.mend(b.mustFail("ZDT075", "operation not permitted"))
 				b.restart("")
 				s.run("mount", "-o", "remount,noexec", "/var/lib/zdt")
 				f := b.mustFail("ZDT048", "mounted noexec")

@@ -42,8 +42,11 @@ two was raised later, the socket unit has to be restarted.`,
 				for _, s := range f.Runtime.Sockets {
 					u, ok := f.socketOf(s)
 					queue, want := uint64(f.Live.at(s.Network, s.Address).Queue), u.Number("Backlog")
-					if !ok || queue == 0 || queue >= want || want >= math.MaxUint32 { // as much as there may be, the default since systemd 254
+					if !ok || queue == 0 || queue >= want || want >= math.MaxInt32 { // as much as there may be, the default since systemd 254
 						continue
+					}
+					if f.Helper && queue != uint64(f.Live.LongestQueue) {
+						continue // a program of any kind may call listen once more with a length of its own, as Node.js and uvicorn do
 					}
 					fix := fmt.Sprintf("systemctl restart %s %s, at a quiet moment", u.Name, f.Service.Name)
 					if limit := uint64(f.Live.LongestQueue); limit > 0 && limit < want {

@@ -35,7 +35,8 @@ func (h *host) process(facts *handoffcheck.Facts, u dbusctl.Unit) (unknown []str
 	if p.UID, p.GIDs, err = runsAs(pid); err == nil {
 		p.PID = pid
 	}
-	p.Mounts = len(unknown) == 0 && !facts.Hidden
+	_, err = os.Stat(facts.Releases) // none yet: whether they could be executed shows in the unit alone
+	p.Mounts = err == nil && len(unknown) == 0 && !facts.Hidden
 	if field(procPath(pid, "status"), "Seccomp:") == seccompFilter {
 		p.Filter = h.startedFilter(u)
 	}

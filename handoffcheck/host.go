@@ -22,7 +22,7 @@ const minSystemd = 247
 
 // hostChecks are about where zdt runs, and what it can see and do from there.
 func hostChecks() []Check {
-	const elsewhere = "run zdt on the host, or give its container the host's namespaces: docker run --pid host --cgroupns host, or nsenter -t 1 -a zdt …"
+	const elsewhere = "run zdt on the host, or in its namespaces: docker run --pid host --cgroupns host"
 	return []Check{
 		{
 			ID: "ZDT057", Severity: Blocker, Family: FamilyHost, Title: "zdt does not see the service's processes",
@@ -67,7 +67,7 @@ handoff ends at its trigger; with ` + "`--strategy restart`" + ` it would be fou
 				if f.Host.NoPidfd == "" {
 					return nil
 				}
-				return []sight{{seen: "pidfd_open: " + f.Host.NoPidfd, fix: "run zdt on Linux 5.3 or later without a filter that forbids it: on the host, or docker run --security-opt seccomp=unconfined"}}
+				return []sight{{seen: "pidfd_open: " + f.Host.NoPidfd, fix: "run zdt on the host, or with a seccomp profile that allows it, on Linux 5.3 or later"}}
 			},
 		},
 		{

@@ -47,20 +47,20 @@ func TestCheckLoadBalancer(t *testing.T) {
 		}
 	}
 
-	s.writeUnit(dir+"a-defect.conf", "[X-Zdt]\nLongestRequest=3s\nDrainTimeout=1s\n[Service]\nEnvironment=ZDT_DRAIN_TIMEOUT=1s\n")
+	s.writeUnit(dir+"a-defect.conf", "[X-Zdt]\nLongestRequest=2s\nDrainTimeout=1s\n[Service]\nEnvironment=ZDT_DRAIN_TIMEOUT=1s\nEnvironment=ZDT_IDLE_GRACE=500ms\n")
 	find("ZDT070")
 	slow := s.client()
-	slow.send("/slow?for=3s")
+	slow.send("/slow?for=2s")
 	s.upgradeFile(next()).mustBe(upgrade.Upgraded, 0)
 	if err := slow.answered(); err == nil {
-		t.Error("a request of 3s was finished in 1s")
+		t.Error("a request of 2s was finished in 1s")
 	}
 	mended()
 	slow = s.client()
-	slow.send("/slow?for=3s")
+	slow.send("/slow?for=2s")
 	s.upgradeFile(next()).mustBe(upgrade.Upgraded, 0)
 	if err := slow.answered(); err != nil {
-		t.Errorf("a request of 3s: %v", err)
+		t.Errorf("a request of 2s: %v", err)
 	}
 	s.run("rm", dir+"a-defect.conf", dir+"b-mended.conf")
 

@@ -42,7 +42,7 @@ two was raised later, the socket unit has to be restarted.`,
 				for _, s := range f.Runtime.Sockets {
 					u, ok := f.socketOf(s)
 					queue, want := uint64(f.Live.at(s.Network, s.Address).Queue), u.Number("Backlog")
-					if !ok || queue == 0 || queue >= want || want >= math.MaxInt32 { // as much as there may be, the default since systemd 254
+					if !ok || queue == 0 || queue >= want || want >= math.MaxInt32 { // as much as there may be: the default, seen with systemd 252 and 257
 						continue
 					}
 					if f.Helper && queue != uint64(f.Live.LongestQueue) {

@@ -188,7 +188,7 @@ func TestChecks(t *testing.T) {
 		{"a queue that was short", func(f *Facts) { f.Live.Listeners[0].Queue = 128 }, "ZDT038"},
 		{"as long as may be", func(f *Facts) {
 			f.Live.Listeners[0].Queue = 128
-			socket("Backlog", ^uint32(0))(f)
+			socket("Backlog", uint32(1<<31-1))(f)
 		}, ""},
 		{"another program", func(f *Facts) { f.Live.Starts = "/usr/bin/web" }, "ZDT037"},
 		{"a program in a release's directory", func(f *Facts) { f.Live.Starts = "/var/lib/zdt/web/current/bin/web" }, ""},

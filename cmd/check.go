@@ -198,7 +198,11 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 	case errors.Is(err, errNoRuntime) && facts.Service.Text("ActiveState") == "active":
 		facts.Live.Silent = err.Error()
 		return facts, unknown, nil
+	case err != nil && h.elsewhere(ctx, facts.Runtime, u):
+		facts.Live.Silent, facts.Live.Elsewhere, facts.Runtime = err.Error(), facts.Runtime.PID, control.Status{}
+		return facts, unknown, nil
 	case err != nil:
+		facts.Runtime = control.Status{}
 		return facts, append(unknown, runningUnknown+err.Error()), nil
 	}
 	facts.Helper = isHelper(facts.Runtime)
@@ -219,7 +223,7 @@ func (h *host) manages(u dbusctl.Unit) bool {
 	return !errors.Is(err, fs.ErrNotExist) || slices.Contains(u.RuntimeDirectory, "zdt/"+h.service)
 }
 
-// runtime is what the runtime in the main process says of itself.
+// runtime is what the runtime in the main process says of itself, and with an error what one in another process does.
 func (h *host) runtime(ctx context.Context, u dbusctl.Unit) (control.Status, error) {
 	uid, err := mainUID(u)
 	if err != nil {
@@ -230,9 +234,20 @@ func (h *host) runtime(ctx context.Context, u dbusctl.Unit) (control.Status, err
 	case errors.Is(err, fs.ErrPermission):
 		return control.Status{}, errors.New("only root and the service's user may ask the runtime")
 	case err != nil:
-		return control.Status{}, err
+		return st, err
 	}
 	return st, client.Close()
+}
+
+// elsewhere reports whether the runtime that has answered is that of the service and its process is, for good, not the main one: for a
+// moment a commit looks like that, and so does for longer what has taken over from a successor that died.
+func (h *host) elsewhere(ctx context.Context, s control.Status, u dbusctl.Unit) bool {
+	if s.PID == 0 || s.PID == int(u.MainPID) || s.TookOver || s.Phase != control.Idle || s.Handoff != nil || s.Predecessor != nil {
+		return false
+	}
+	inside, err := inUnit(s.PID, unitOf(u))
+	now, askErr := h.ask(ctx)
+	return err == nil && inside && askErr == nil && now.MainPID == u.MainPID && now.ActiveState == "active"
 }
 
 func (h *host) properties(ctx context.Context, name string) (handoffcheck.Unit, error) {

@@ -19,6 +19,8 @@ type Live struct {
 	Starts, Current string
 	// LongestQueue is how many connections the kernel lets wait in any socket (net.core.somaxconn).
 	LongestQueue uint32
+	// Elsewhere is the process in which one answers that is not the main process.
+	Elsewhere int
 	// Listeners are the sockets that the runtime has, as the kernel knows them.
 	Listeners []Listener
 }
@@ -65,6 +67,9 @@ After a change of the unit the service has to be restarted once.`,
 				if slices.ContainsFunc(f.Service.Commands("ExecStart"), isZdt("run")) {
 					return []sight{{seen: f.Live.Silent, fix: "the unit says zdt run, and what runs was started before it did: systemctl restart " + f.Service.Name +
 						", or zdt adopt " + f.name() + " --restart if that is where zdt run comes from"}}
+				}
+				if f.Live.Elsewhere != 0 {
+					return []sight{{seen: f.Live.Silent, fix: "let the script that is the main process start the program with exec, then the program is it: systemctl stop " + f.Service.Name + "; zdt upgrade " + f.name() + " --binary FILE"}}
 				}
 				return []sight{{seen: f.Live.Silent, fix: "have zdt run start it (the zdt init of " + f.name() + " once more, with --runtime helper), or build it with the handoff library; then: systemctl restart " + f.Service.Name}}
 			},

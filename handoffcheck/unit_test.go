@@ -157,6 +157,7 @@ func TestChecks(t *testing.T) {
 			f.Live.Silent, f.Runtime = "nobody listens", control.Status{}
 			service("RuntimeDirectory", []string{"web"})(f)
 		}, "ZDT033"},
+		{"somebody else answers", func(f *Facts) { f.Live.Silent, f.Live.Elsewhere = "pid 7 answers, the main process is pid 6", 7 }, "ZDT033"},
 		{"not zdt's", func(f *Facts) {
 			f.Unmanaged = true
 			service("Type", "simple")(f)

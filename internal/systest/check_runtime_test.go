@@ -40,7 +40,7 @@ func (s *service) dropIn(name, text string) {
 }
 
 // A service in which nobody takes the request for a handoff is found, and an upgrade of it is refused: because its program has no
-// runtime, or because the unit has no directory for the runtime's socket. A directory of the program's own is no obstacle. Nor is
+// runtime, because that is not in the main process, or because the unit has no directory for the runtime's socket. A directory of the program's own is no obstacle. Nor is
 // one upgraded that systemd starts from elsewhere.
 func TestCheckRuntime(t *testing.T) {
 	t.Parallel()
@@ -71,6 +71,21 @@ func TestCheckRuntime(t *testing.T) {
 	s.finds(0)
 	s.upgrade(good(3)).mustBe(upgrade.Upgraded, 0)
 	s.dropIn("a-defect", "")
+
+	// A script that starts the program, and waits for it.
+	wrap := func(last string) string {
+		return s.write("/srv/wrap/run", "#!/bin/sh\n"+last+"\n")
+	}
+	program := s.put(good(1)) + " -listen 127.0.0.1:8083"
+	s.name, s.unit = "wrapped", "wrapped.service"
+	s.run("zdt", "init", s.name, "--exec", wrap(program+"; exit $?"), "--service-user", guest.User)
+	s.dropIn("a-loose", "[Service]\nNotifyAccess=all\n")
+	t.Log(s.finds(10, "ZDT033")[0])
+	s.upgradeFile(wrap("exec "+program), "--accept-risk", "ZDT033").mustBe(upgrade.Refused, 10)
+	s.run("systemctl", "stop", s.unit)
+	s.upgradeFile("/srv/wrap/run").mustBe(upgrade.Upgraded, 0)
+	s.finds(0, "ZDT020")
+	s.upgradeFile(wrap("exec "+program+" # once more")).mustBe(upgrade.Upgraded, 0)
 
 	// A foreign program that tells systemd it is ready, which is all that systemd wants to know.
 	script := s.write("/srv/foreign", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n")

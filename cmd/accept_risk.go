@@ -66,6 +66,19 @@ func (h *host) blockers(ctx context.Context, path string) error {
 	return handoffcheck.Blockers(handoffcheck.CandidateFor(path, facts))
 }
 
+// blockers is that of a host, for who has none; below --root nothing is known but the file.
+func (f *factory) blockers(ctx context.Context, service, path string) error {
+	if f.globals.root != "" {
+		return handoffcheck.Blockers(handoffcheck.Candidate(path))
+	}
+	h, err := f.openHost(ctx, service)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	return h.blockers(ctx, path)
+}
+
 // risks counts what may go wrong.
 func risks(found []handoffcheck.Finding) (n int) {
 	for _, f := range found {

@@ -206,7 +206,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 		return facts, append(unknown, runningUnknown+err.Error()), nil
 	}
 	facts.Helper = isHelper(facts.Runtime)
-	facts.Process.LibraryPath, facts.Process.Environ = libraryPath(serving(facts.Runtime))
+	readEnviron(&facts.Process, serving(facts.Runtime))
 	resources, also := h.resources(u, facts.Runtime)
 	facts.Resources = resources
 	facts.Live.LongestQueue = longestQueue()

@@ -156,21 +156,27 @@ func runsAs(pid int) (uid uint32, gids []uint32, err error) {
 	return uid, gids, err
 }
 
-// libraryPath is LD_LIBRARY_PATH of a process, if its environment can be read.
-func libraryPath(pid int) ([]string, bool) {
+// readEnviron reads the environment that a process was started with, if that can be read: who comes after it has the same.
+func readEnviron(p *handoffcheck.Process, pid int) {
+	if pid == 0 {
+		return
+	}
 	f, err := os.Open(procPath(pid, "environ"))
 	if err != nil {
-		return nil, false
+		return
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, 4<<20))
-	if err != nil || pid == 0 {
-		return nil, false
+	if err != nil {
+		return
 	}
+	p.Environ = true
 	for text := range strings.SplitSeq(string(data), "\x00") {
-		if list, ok := strings.CutPrefix(text, "LD_LIBRARY_PATH="); ok {
-			return strings.FieldsFunc(list, func(r rune) bool { return r == ':' || r == ';' }), true
+		switch name, list, _ := strings.Cut(text, "="); name {
+		case "LD_LIBRARY_PATH":
+			p.LibraryPath = strings.FieldsFunc(list, func(r rune) bool { return r == ':' || r == ';' })
+		case "PATH":
+			p.SearchPath = strings.Split(list, ":")
 		}
 	}
-	return nil, true
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zdt-dev/zdt/dbusctl"
-	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/internal/health"
 	"github.com/zdt-dev/zdt/journal"
 	"github.com/zdt-dev/zdt/rehearse"
@@ -124,7 +123,7 @@ func (s *site) candidate(ctx context.Context, o rehearseOptions) (release.Releas
 		}
 		return r, err
 	}
-	if err := handoffcheck.Blockers(handoffcheck.Candidate(o.Binary)); err != nil {
+	if err := s.blockers(ctx, o.Binary); err != nil {
 		return release.Release{}, err
 	}
 	return s.store.Stage(ctx, o.Binary, options)

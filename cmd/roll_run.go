@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/zdt-dev/zdt/dbusctl"
-	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/upgrade"
 )
@@ -255,7 +254,7 @@ func (m *member) stage(ctx context.Context, f *factory, o rollOptions) (release.
 	if err != nil {
 		return release.Release{}, err
 	}
-	if err := handoffcheck.Blockers(handoffcheck.Candidate(o.Binary)); err != nil {
+	if err := m.site.blockers(ctx, o.Binary); err != nil {
 		return release.Release{}, err
 	}
 	return m.site.store.Stage(ctx, o.Binary, options)

@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/zdt-dev/zdt/handoffcheck"
 	"github.com/zdt-dev/zdt/release"
 	"github.com/zdt-dev/zdt/unitgen"
 )
@@ -88,7 +87,7 @@ func runStage(ctx context.Context, f *factory, name string, o sourceOptions) err
 	if err != nil {
 		return refused(err)
 	}
-	if err := handoffcheck.Blockers(handoffcheck.Candidate(o.Binary)); err != nil {
+	if err := f.blockers(ctx, name, o.Binary); err != nil {
 		return refused(err)
 	}
 	r, err := store.Stage(ctx, o.Binary, options)
@@ -96,7 +95,7 @@ func runStage(ctx context.Context, f *factory, name string, o sourceOptions) err
 		return refused(err)
 	}
 	// Of an archive only now there is a program to look at.
-	if err := handoffcheck.Blockers(handoffcheck.Candidate(r.Path)); err != nil {
+	if err := f.blockers(ctx, name, r.Path); err != nil {
 		f.say("%s %v", f.errStyle().warn.Render("warning:"), err)
 	}
 	doc := stageDoc{Schema: "zdt.stage/1", Outcome: "unchanged", Service: name, Changed: r.New || r.Noted, Release: describeStaged(r, "")}

@@ -61,7 +61,7 @@ func CandidateFor(path string, f Facts) []Finding {
 	add(CandidateCapabilities, f.capabilities(path, file))
 	exe, err := elf.NewFile(file)
 	if err != nil {
-		return found
+		return append(found, f.script(path, file)...)
 	}
 	add(CandidateLibraries, f.libraries(path, exe))
 	add(CandidateWithout, f.without(path, file))
@@ -126,6 +126,31 @@ func (f Facts) libraries(path string, exe *elf.File) []sight {
 		fix = "make a directory or a tar of the program and its libraries, and give that to --binary"
 	}
 	return []sight{{seen: path + " needs " + strings.Join(none, " "), fix: fix + "; or link statically (CGO_ENABLED=0)"}}
+}
+
+// script finds a script that leaves it to env(1) where its interpreter is.
+func (f Facts) script(path string, file *os.File) []Finding {
+	head := make([]byte, 256) // of more the kernel takes no notice
+	n, _ := file.ReadAt(head, 0)
+	line, _, _ := strings.Cut(string(head[:n]), "\n")
+	words := strings.Fields(strings.TrimPrefix(line, "#!"))
+	if len(words) > 2 && words[1] == "-S" {
+		words = append(words[:1], words[2])
+	}
+	if !strings.HasPrefix(line, "#!") || len(words) != 2 || filepath.Base(words[0]) != "env" || strings.HasPrefix(words[1], "-") || strings.ContainsAny(words[1], "=/$'\"\\") {
+		return nil
+	}
+	if f.Process.Root == "" || len(f.Process.SearchPath) == 0 {
+		return nil
+	}
+	for _, dir := range f.Process.SearchPath {
+		if !filepath.IsAbs(dir) || (tree{f.Process.Root}).has(filepath.Join(dir, words[1])) {
+			return nil
+		}
+	}
+	return []Finding{{ID: CandidateInterpreter, Severity: Blocker, Seen: fmt.Sprintf("%s (%s)", path, line),
+		Why: fmt.Sprintf("env finds no %s where %s runs, in PATH=%s", words[1], f.Service.Name, strings.Join(f.Process.SearchPath, ":")),
+		Fix: fmt.Sprintf("install %s, or have Environment=PATH= of %s lead to it", words[1], f.Service.Name)}}
 }
 
 // interpreterOf is the dynamic loader of a program, "" if it has none.

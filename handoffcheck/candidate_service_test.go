@@ -73,6 +73,31 @@ func TestCandidateInRoot(t *testing.T) {
 	mustFind(t, program, f, "")
 }
 
+// Where the interpreter of a script is may be up to the service's PATH=.
+func TestCandidateScript(t *testing.T) {
+	for line, want := range map[string]string{
+		"#!/usr/bin/env zdt-nosuch":              CandidateInterpreter,
+		"#! /usr/bin/env -S zdt-nosuch --flag":   CandidateInterpreter,
+		"#!/usr/bin/env sh":                      "",
+		"#!/usr/bin/env -S sh -e":                "",
+		"#!/usr/bin/env -i zdt-nosuch":           "",
+		"#!/usr/bin/env -S A=b zdt-nosuch":       "",
+		"#!/usr/bin/env zdt-nosuch is not split": "",
+		"#!/bin/sh zdt-nosuch":                   "",
+	} {
+		path := filepath.Join(t.TempDir(), "web")
+		if err := os.WriteFile(path, []byte(line+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		f := serviceFacts()
+		mustFind(t, path, f, "") // no PATH is known
+		f.Process.SearchPath = []string{"/usr/local/bin", "/usr/bin", "/bin"}
+		mustFind(t, path, f, want)
+		f.Process.SearchPath = append(f.Process.SearchPath, "")
+		mustFind(t, path, f, "") // the working directory
+	}
+}
+
 func TestCandidateWithoutHandoff(t *testing.T) {
 	program, err := exec.LookPath("go")
 	if err != nil {

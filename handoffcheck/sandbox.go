@@ -107,9 +107,9 @@ type Process struct {
 	GIDs []uint32 // all groups
 	// Root is the path of the root directory that it has or, without a process, is going to have; "" if that is not known.
 	Root string
-	// LibraryPath is LD_LIBRARY_PATH of the program that serves, if its Environ is known.
-	LibraryPath []string
-	Environ     bool
+	// LibraryPath is LD_LIBRARY_PATH of the program that serves, and SearchPath is its PATH, if its Environ is known.
+	LibraryPath, SearchPath []string
+	Environ                 bool
 }
 
 // restart is the fix of what a new process would not have.

@@ -127,6 +127,21 @@ func TestCheckCandidate(t *testing.T) {
 		s.checkFile("/srv/without/hello", "")
 		s.run("/srv/without/hello", "0")
 
+		// One that its PATH= does not lead to.
+		if err := g.WriteFile("/srv/script/hello", []byte("#!/usr/bin/env hello-runner\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s.checkFile("/srv/script/hello", "ZDT046")
+		r = s.upgradeFile("/srv/script/hello", "--accept-risk", "ZDT046")
+		r.mustBe(upgrade.RolledBack, 11)
+		if !strings.Contains(r.exec.Stdout, "hello-runner") {
+			t.Errorf("the upgrade fails over something else: %s", r.exec)
+		}
+		s.must(10, "zdt", "stage", s.name, "--binary", "/srv/script/hello")
+		s.run("ln", "-s", "/usr/bin/true", "/usr/local/bin/hello-runner")
+		s.checkFile("/srv/script/hello", "")
+		s.must(0, "zdt", "stage", s.name, "--binary", "/srv/script/hello")
+
 		// What the host has, the service need not have.
 		s.run("mkdir", "-p", "/srv/root")
 		s.run("cp", "/usr/bin/sleep", "/srv/dynamic-hello")

@@ -40,7 +40,11 @@ func TestCheckSandbox(t *testing.T) {
 				b.restart("NoExecPaths=/var/lib/zdt/hello\nExecPaths=/ /var/lib/zdt/hello/current")
 				b.mend(b.mustFail("ZDT023", "permission denied"))
 				b.restart("SystemCallFilter=~sendmsg")
-				b.run("sh", "-c", "zdt plan hello; true") // takes down what the unit says
+				s.await("zdt has taken down what the unit says", func() bool { // which it cannot of a file that is as young as the load
+					b.run("sh", "-c", "systemctl daemon-reload; zdt plan hello; true")
+					r, err := g.Run(t.Context(), "grep", "-q", "SystemCallFilter=~sendmsg", "/var/lib/zdt/hello/units.json")
+					return err == nil && r.Code == 0
+				})
 				b.write("")
 				b.mend(b.mustFail("ZDT075", "operation not permitted"))
 				b.restart("")

@@ -70,7 +70,8 @@ type Engine struct {
 	Rehearsal *Rehearsal
 	// Hooks are the administrator's programs; nil: there are none.
 	Hooks *Hooks
-	// Sight is what a plan sees; only Plan and Options.PlanID need it.
+	// Sight is what a plan sees. Plan and Options.PlanID need it; without it an upgrade to the file that serves already is
+	// refused like any other where there are blockers.
 	Sight *Sight
 	// Observe is told of every phase; it must not block. nil: nobody wants to know.
 	Observe func(Update)

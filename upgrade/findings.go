@@ -28,7 +28,31 @@ func (r *run) checkFindings() error {
 		found = slices.DeleteFunc(found, func(f handoffcheck.Finding) bool { return handoffcheck.HandoffOnly(f.ID) })
 	}
 	r.report.Findings = found
-	return r.objection(handoffcheck.Blockers(found))
+	blockers := handoffcheck.Blockers(found)
+	if blockers != nil && r.nothingToDo() {
+		return nil
+	}
+	return r.objection(blockers)
+}
+
+// nothingToDo: what is asked for serves already, and of what is not done nothing can fail. Who asks again and again (Ansible)
+// is told so, and not of a defect that the unit has had for long. A directory is not known until it was staged.
+func (r *run) nothingToDo() bool {
+	o := r.Options
+	switch {
+	case r.report.Outcome == Unchanged: // a plan knows
+		return true
+	case r.down || r.running == "" || r.running != r.current.ID:
+		return false
+	case o.Release != "":
+		return o.Release == r.current.ID
+	case o.Binary == "":
+		return true
+	case r.Sight == nil:
+		return false
+	}
+	p, err := r.Sight.Peek(r.ctx, o.Binary, r.stageOptions())
+	return err == nil && p.Staged && p.Release.ID == r.current.ID
 }
 
 // objection is the refusal that err is, without the blockers that the operator has accepted.

@@ -21,7 +21,7 @@ func TestFindings(t *testing.T) {
 	}
 	engine := func(accept ...string) Engine {
 		e := w.engine(program(t, "good", "v2"))
-		e.Options.AcceptRisk = accept
+		e.Options.AcceptRisk, e.Sight = accept, &Sight{Peek: w.store.Peek}
 		e.Findings = func(context.Context) ([]handoffcheck.Finding, error) { return slices.Clone(found), nil }
 		return e
 	}
@@ -65,6 +65,15 @@ func TestFindings(t *testing.T) {
 			t.Errorf("the %s has %q", where, ids)
 		}
 	}
+
+	// What serves already changes nothing, so nothing can fail.
+	if p := engine().Plan(t.Context()); p.Outcome != PlanUnchanged || len(p.Findings) != len(found) {
+		t.Errorf("the plan of what serves: %s, %+v", p.Outcome, p.Findings)
+	}
+	w.want(engine().Run(t.Context()), Unchanged, "", "")
+	e = engine()
+	e.Options.Binary, e.Options.Release = "", rep.To.ID
+	w.want(e.Run(t.Context()), Unchanged, "", "")
 
 	// A rollback is not asked.
 	e = engine()

@@ -151,6 +151,7 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 		}
 		facts.Sockets = append(facts.Sockets, socket)
 	}
+	h.ownChanges(ctx, facts)
 	if facts.Systemd, _, err = h.sd.Version(ctx); err != nil {
 		return facts, nil, err
 	}
@@ -214,6 +215,23 @@ func (h *host) facts(ctx context.Context) (facts handoffcheck.Facts, unknown []s
 		also = append(also, "the sockets of the running program: "+err.Error())
 	}
 	return facts, append(unknown, also...), nil
+}
+
+// ownChanges takes back that systemd calls the units changed, where it says so of every unit: since 257 it does when any of them
+// was enabled or disabled after it has read them, which is none of these units' business.
+func (h *host) ownChanges(ctx context.Context, facts handoffcheck.Facts) {
+	const changed = "NeedDaemonReload"
+	units := append([]handoffcheck.Unit{facts.Service}, facts.Sockets...)
+	if !slices.ContainsFunc(units, func(u handoffcheck.Unit) bool { return u.Is(changed) }) {
+		return
+	}
+	root, err := h.properties(ctx, "-.slice") // which every manager has, and nobody's file
+	for _, u := range units {
+		now, errNow := h.properties(ctx, u.Name) // a daemon-reload may have come between
+		if err == nil && root.Is(changed) || errNow == nil && !now.Is(changed) {
+			delete(u.Properties, changed)
+		}
+	}
 }
 
 // manages reports whether zdt has had a hand in a service whose units have no [X-Zdt]: it has a store, or the directory that zdt's

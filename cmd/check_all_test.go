@@ -24,7 +24,7 @@ func TestChecksText(t *testing.T) {
 		"all-clean": {doc("api", nil), doc("web", nil)},
 		"all-blocked": {
 			doc("api", map[string]any{"Type": "simple", "Restart": "no"}), doc("mail", nil, "the running program: there is none"),
-			unlooked("old", dbusctl.ErrNoUnit), unlooked("shop", errors.New("connection timed out")), doc("web", map[string]any{"PIDFile": "/run/web.pid"}),
+			unlooked("old", dbusctl.ErrNoUnit), unlooked("shop", errors.New("connection timed out")), doc("web", map[string]any{"ExecStartPost": [][]any{{"/usr/bin/choom", []string{"/usr/bin/choom", "-p", "$MAINPID"}}}}),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

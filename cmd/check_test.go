@@ -14,7 +14,7 @@ func TestCheckText(t *testing.T) {
 	for name, d := range map[string]checkDoc{
 		"clean": {Findings: nil},
 		"blocked": {ExitCode: ExitRefused, Unknown: []string{"the running program: there is none"}, Findings: handoffcheck.Look(unit(map[string]any{
-			"Type": "simple", "Restart": "no", "LoadState": "masked", "PIDFile": "/run/web.pid",
+			"Type": "simple", "Restart": "no", "Job": []any{uint32(7), "/"}, "ActiveState": "deactivating", "ExecStartPost": [][]any{{"/usr/bin/choom", []string{"/usr/bin/choom", "-p", "$MAINPID", "-n", "-500"}}},
 		}))},
 		"accepted": {Findings: handoffcheck.Look(accepting(unit(map[string]any{"Type": "simple", "Restart": "no"}), "ZDT001"))},
 	} {

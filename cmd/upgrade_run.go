@@ -58,7 +58,11 @@ func (f *factory) openAnySite(ctx context.Context, service string) (_ *site, err
 	if s.policy, err = h.policy(u); err != nil {
 		s.policyErr = &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", h.unit, err), Hint: hintOf(err)}
 	}
-	s.store, err = release.Open(h.paths.disk(h.paths.StateDir(service)), release.Options{Program: filepath.Base(unitgen.Program(u.ExecStartPath, u.ExecStart))})
+	program := filepath.Base(unitgen.Program(u.ExecStartPath, u.ExecStart))
+	if u.LoadState == "masked" { // then systemd does not know it, and nothing will be staged; what is open can be settled
+		program = service
+	}
+	s.store, err = release.Open(h.paths.disk(h.paths.StateDir(service)), release.Options{Program: program})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fail(ExitRefused, f.zdt()+" init "+service+" --exec FILE", "%s has no release store: zdt does not manage it", service)
 	}

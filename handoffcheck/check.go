@@ -47,7 +47,7 @@ type sight struct {
 
 // Catalog is all checks by ID.
 func Catalog() []Check {
-	all := slices.Concat(serviceChecks(), timeChecks(), socketChecks(), sandboxChecks(), resourceChecks(), runtimeChecks(), listenerChecks(), candidateChecks(), serviceCandidateChecks(),
+	all := slices.Concat(serviceChecks(), restartChecks(), stateChecks(), wordsChecks(), timeChecks(), socketChecks(), sandboxChecks(), resourceChecks(), runtimeChecks(), listenerChecks(), candidateChecks(), serviceCandidateChecks(),
 		journalChecks(), hostChecks(), balancerChecks())
 	slices.SortFunc(all, func(a, b Check) int { return cmp.Compare(a.ID, b.ID) })
 	return all
@@ -72,8 +72,9 @@ func HandoffOnly(id string) bool {
 // Look returns what the checks find, the worst first.
 func Look(f Facts) []Finding {
 	var found []Finding
+	masked := f.Service.Text("LoadState") == "masked" // then systemd knows nothing else of it
 	for _, c := range Catalog() {
-		if c.look == nil || f.Unmanaged && !c.unmanaged {
+		if c.look == nil || f.Unmanaged && !c.unmanaged || masked && c.ID != maskedID {
 			continue
 		}
 		for _, s := range c.look(f) {

@@ -12,11 +12,13 @@ func serviceChecks() []Check {
 	return []Check{
 		{
 			ID: "ZDT001", Severity: Blocker, handoff: true, Family: FamilyUnit, Title: "systemd is not told who the main process is",
-			Why: "only with Type=notify systemd hears when a new process is ready and that it is the main one now",
-			More: `A handoff ends with READY=1 and MAINPID= from the runtime. With another Type= systemd takes the end of
-the first process for the end of the service, and stops or restarts all of it.
+			Why: "only with Type=notify systemd waits until a new process is ready and listens to who is the main one; zdt upgrades nothing else",
+			More: `With another Type= systemd listens to nobody, unless NotifyAccess= says so: it takes the end of the first
+process for the end of the service, and ends the new one with it, in the middle of the handoff. Where NotifyAccess= is set a handoff
+works, but a start counts as done before the program is ready. systemd 252 and older do not know Type=notify-reload: they log it
+and take the type for simple, if there is no other line.
 
-The type is read when the service starts: after the change it has to be restarted once.`,
+A program that was started without NOTIFY_SOCKET cannot say anything: after the change it has to be restarted once.`,
 			look: func(f Facts) []sight {
 				switch kind := f.Service.Text("Type"); kind {
 				case "", "notify", "notify-reload":
@@ -27,10 +29,12 @@ The type is read when the service starts: after the change it has to be restarte
 			},
 		},
 		{
-			ID: "ZDT003", Severity: Risk, Family: FamilyUnit, Title: "a reload cannot fail",
-			Why: "Type=notify-reload has no message for a reload that failed: systemctl reload says yes when a handoff was undone, or waits for its timeout",
-			More: `systemd 253 and later send ReloadSignal= (SIGHUP unless it is set) for a reload and wait for RELOADING=1 and
-READY=1. With Type=notify and ` + "`ExecReload=zdt handoff`" + ` the exit status of the reload is that of the handoff.`,
+			ID: "ZDT003", Severity: Risk, Family: FamilyUnit, Title: "a reload is a signal that the program does not expect",
+			Why: "with Type=notify-reload systemctl reload sends SIGHUP, which ends a Go program, and waits for messages that no runtime sends",
+			More: `systemd 253 and later send ReloadSignal= (SIGHUP unless it is set) for a reload, whether there is an ExecReload= or not, and
+wait for RELOADING=1 and READY=1. The library has no handler for SIGHUP, so the service ends and is started again; with
+` + "`ReloadSignal=SIGUSR2`" + ` it hands over, and the reload fails with its timeout all the same. zdt run takes SIGHUP for an order to
+renew itself. With Type=notify and ` + "`ExecReload=zdt handoff`" + ` the exit status of the reload is that of the handoff.`,
 			look: func(f Facts) []sight {
 				if f.Service.Text("Type") != "notify-reload" {
 					return nil
@@ -39,26 +43,24 @@ READY=1. With Type=notify and ` + "`ExecReload=zdt handoff`" + ` the exit status
 			},
 		},
 		{
-			ID: "ZDT004", Severity: Risk, Family: FamilyUnit, Title: "a stop kills the generation that drains, or leaves it behind",
-			Why: "two generations live in the unit during a handoff, and a stop has to reach both",
-			More: `` + "`mixed`" + ` sends SIGKILL to everything else as soon as the main process has ended: the requests of the old
-generation are cut. ` + "`process` and `none`" + ` leave it running, with the sockets, after the unit has stopped.
+			ID: "ZDT004", Severity: Risk, Family: FamilyUnit, Title: "a stop reaches the program beside zdt run, or not at all",
+			Why: "zdt run passes a stop on as the program's own signal and in the right order, and only KillMode=mixed leaves that to it",
+			More: `With ` + "`control-group`" + ` systemd sends SIGTERM to the program as well, which to many means "at once", and to a worker whose master
+would have finished first. With ` + "`process` and `none`" + ` the program lives on, with the sockets, when zdt itself has been killed, and
+serves beside the one that systemd starts.
 
-Under ` + "`zdt run`" + ` it is the other way round: zdt passes a stop on in the right order, and ` + "`mixed`" + ` is what fits.`,
+With the library any mode will do: the main process waits for the generation that drains.`,
 			look: func(f Facts) []sight {
-				want, mode := "control-group", f.Service.Text("KillMode")
-				if f.Helper {
-					want = "mixed"
-				}
-				if mode == "" || mode == want {
+				mode := f.Service.Text("KillMode")
+				if !f.Helper || mode == "" || mode == "mixed" {
 					return nil
 				}
-				return f.service("KillMode="+mode, "KillMode="+want)
+				return f.service("KillMode="+mode, "KillMode=mixed")
 			},
 		},
 		{
 			ID: "ZDT007", Severity: Risk, Family: FamilyUnit, Title: "nothing starts the service again",
-			Why: "a new generation that crashes after it has taken over leaves nobody: without Restart= the service stays down until somebody comes",
+			Why: "a new generation that crashes after it has taken over leaves nobody: without Restart= the service stays down until the next client wakes it through a socket unit, or an operator",
 			look: func(f Facts) []sight {
 				if f.Service.Text("Restart") != "no" {
 					return nil
@@ -83,7 +85,7 @@ loop is better paced by RestartSec=; new clients wait in the queue of the socket
 		},
 		{
 			ID: "ZDT009", Severity: Risk, Family: FamilyUnit, Title: "the unit goes on without its program",
-			Why: "with RemainAfterExit=yes the unit stays active when its last process has ended, and nothing starts another one",
+			Why: "with RemainAfterExit=yes the unit stays active when its last process has ended without an error, and nothing starts another one: clients wait for ever",
 			look: func(f Facts) []sight {
 				if !f.Service.Is("RemainAfterExit") {
 					return nil
@@ -102,10 +104,12 @@ loop is better paced by RestartSec=; new clients wait in the queue of the socket
 			},
 		},
 		{
-			ID: "ZDT011", Severity: Note, Family: FamilyUnit, Title: "a PID file is read that nobody keeps true",
-			Why: "the runtime tells systemd the main process by a message; a PID file still has the number of an earlier one after a handoff",
+			ID: "ZDT011", Severity: Risk, Family: FamilyUnit, Title: "systemd takes the program for zdt run",
+			Why: "after each reload systemd reads PIDFile= and takes what is in it for the main process: the program, where it has to be zdt run",
+			More: `The next upgrade is refused, because who answers at the control socket is not the main process. With the library
+the file does no harm.`,
 			look: func(f Facts) []sight {
-				if path := f.Service.Text("PIDFile"); path != "" {
+				if path := f.Service.Text("PIDFile"); path != "" && f.Helper {
 					return f.service("PIDFile="+path, "PIDFile=")
 				}
 				return nil
@@ -130,7 +134,7 @@ loop is better paced by RestartSec=; new clients wait in the queue of the socket
 			ID: "ZDT013", Severity: Risk, Family: FamilyUnit, Title: "a stop after a handoff cuts requests",
 			Why: "after a handoff systemd takes the main process for somebody else's child and sends SIGKILL right behind SIGTERM; with an ExecStop= it waits",
 			More: `systemd 252 to 257 note at the moment of MAINPID= that the process is not their child, and do not look again when
-the old process has ended and it became one. They do wait for the end of an ExecStop= command, and ` + "`zdt stop`" + ` ends when the
+the old process has ended and it became one (only a daemon-reload makes them). They do wait for the end of an ExecStop= command, and ` + "`zdt stop`" + ` ends when the
 main process has. Under ` + "`zdt run`" + ` the main process stays the same and none of this applies.`,
 			look: func(f Facts) []sight {
 				if f.Helper || !f.Service.Has("ExecStop") || len(f.Service.Commands("ExecStop")) > 0 {

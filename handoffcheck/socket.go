@@ -9,8 +9,8 @@ import (
 func socketChecks() []Check {
 	return []Check{
 		{
-			ID: "ZDT016", Severity: Blocker, handoff: true, unmanaged: true, Family: FamilyUnit, Title: "systemd accepts the connections itself",
-			Why: "with Accept=yes systemd starts an instance for each connection: there is no listening socket that one generation could hand to the next",
+			ID: "ZDT016", Severity: Risk, handoff: true, unmanaged: true, Family: FamilyUnit, Title: "systemd accepts connections itself",
+			Why: "with Accept=yes systemd and the program race for each connection: what systemd gets goes to an instance of its own, which no handoff is about",
 			More: `The program has to be able to accept connections from a socket that it is given. Many that were written
 for inetd are not, and need ` + "`zdt run --stdin NAME`" + ` and a program around them that accepts, such as socat.`,
 			look: eachSocket(func(u Unit) []string {
@@ -21,8 +21,8 @@ for inetd are not, and need ` + "`zdt run --stdin NAME`" + ` and a program aroun
 			}),
 		},
 		{
-			ID: "ZDT017", Severity: Risk, unmanaged: true, Family: FamilyUnit, Title: "clients that wait are thrown away at a start",
-			Why: "with FlushPending=yes systemd empties the queue before it starts the service: who came while it was down is refused",
+			ID: "ZDT017", Severity: Risk, unmanaged: true, Family: FamilyUnit, Title: "clients that wait are thrown away after a crash",
+			Why: "with FlushPending=yes systemd empties the queue when the service has ended by itself: who has connected meanwhile is refused",
 			look: eachSocket(func(u Unit) []string {
 				if !u.Is("FlushPending") {
 					return nil

@@ -17,6 +17,8 @@ func timeChecks() []Check {
 		{
 			ID: "ZDT005", Severity: Risk, Family: FamilyUnit, Title: "a stop does not wait until requests have finished",
 			Why: "systemd kills what is left after TimeoutStopSec=, and the runtime gives requests as long as its drain timeout",
+			More: `An ExecStop= has that time for itself, and what it has left has it once more; but the unit has failed (Result=timeout) when the
+first one is over.`,
 			look: func(f Facts) []sight {
 				limit, ok := f.Service.Span("TimeoutStopUSec")
 				drain := f.given("--drain-timeout", "ZDT_DRAIN_TIMEOUT", f.Drain)

@@ -24,6 +24,7 @@ func good() Facts {
 			"SystemCallFilter": []any{true, []string{"pidfd_open", "pidfd_send_signal", "read", "recvmsg", "sendmsg", "socketpair:1"}},
 			"NoExecPaths":      []string{"/"}, "ExecPaths": []string{"-/var/lib/zdt"}, "PrivateUsers": false,
 			"TimeoutStopUSec": 40 * second, "TimeoutStartUSec": 75 * second, "RemainAfterExit": false, "ExitType": "main", "PIDFile": "",
+			"RuntimeDirectory": []string{"zdt/web"}, "RestartPreventExitStatus": []any{[]int32{78}, []int32{}}, "Job": []any{uint32(0), "/"},
 		}},
 		Sockets: []Unit{{"web.socket", map[string]any{
 			"Listen": [][]any{{"Stream", "127.0.0.1:8080"}}, "Backlog": uint32(4096), "Accept": false, "FlushPending": false, "TriggerLimitIntervalUSec": uint64(0), "TriggerLimitBurst": uint32(20), "FileDescriptorName": "http",
@@ -64,7 +65,8 @@ func TestChecks(t *testing.T) {
 		{"nothing is known", func(f *Facts) { *f = Facts{} }, ""},
 		{"simple", service("Type", "simple"), "ZDT001"},
 		{"reload by message", service("Type", "notify-reload"), "ZDT003"},
-		{"mixed", service("KillMode", "mixed"), "ZDT004"},
+		{"mixed", service("KillMode", "mixed"), ""},
+		{"the helper's process", func(f *Facts) { helper(f); f.Service.Properties["KillMode"] = "process" }, "ZDT004"},
 		{"the helper's group", func(f *Facts) { helper(f); f.Service.Properties["KillMode"] = "control-group" }, "ZDT004"},
 		{"a short stop", service("TimeoutStopUSec", 34*second), "ZDT005"},
 		{"a stop that is just long enough", service("TimeoutStopUSec", 35*second), ""},
@@ -86,11 +88,16 @@ func TestChecks(t *testing.T) {
 		}, ""},
 		{"it remains", service("RemainAfterExit", true), "ZDT009"},
 		{"the last process counts", service("ExitType", "cgroup"), "ZDT010"},
-		{"a PID file", service("PIDFile", "/run/web.pid"), "ZDT011"},
+		{"a PID file", service("PIDFile", "/run/web.pid"), ""},
+		{"a PID file of the helper", func(f *Facts) { helper(f); f.Service.Properties["PIDFile"] = "/run/web.pid" }, "ZDT011"},
 		{"another reload", service("ExecReload", [][]any{{"/bin/kill", []string{"/bin/kill", "-HUP", "$MAINPID"}}}), "ZDT012"},
 		{"no reload", service("ExecReload", [][]any{}), "ZDT012"},
 		{"no stop", service("ExecStop", [][]any{}), "ZDT013"},
 		{"masked", service("LoadState", "masked"), "ZDT014"},
+		{"masked, and no more is known", func(f *Facts) {
+			service("LoadState", "masked")(f)
+			service("Restart", "no")(f)
+		}, "ZDT014"},
 		{"changed", service("NeedDaemonReload", true), "ZDT015"},
 		{"the socket changed", socket("NeedDaemonReload", true), "ZDT015"},
 		{"accepted by systemd", socket("Accept", true), "ZDT016"},
@@ -258,9 +265,34 @@ func TestChecks(t *testing.T) {
 		}, ""},
 		{"the worst first", func(f *Facts) {
 			service("Restart", "no")(f)
-			service("PIDFile", "/run/web.pid")(f)
-			socket("Accept", true)(f)
-		}, "ZDT016 ZDT007 ZDT011"},
+			service("ExecStartPost", [][]any{{"/usr/bin/choom", []string{"/usr/bin/choom", "-p", "$MAINPID"}}})(f)
+			service("Type", "simple")(f)
+		}, "ZDT001 ZDT007 ZDT084"},
+		{"all may speak", service("NotifyAccess", "all"), "ZDT080"},
+		{"all may speak during a drain", func(f *Facts) {
+			service("NotifyAccess", "all")(f)
+			f.Runtime.Predecessor = &control.Peer{Generation: 1}
+		}, "ZDT035"},
+		{"started again after success", service("Restart", "on-success"), "ZDT081"},
+		{"started again after failures", service("Restart", "on-failure"), ""},
+		{"but not after a panic", service("RestartPreventExitStatus", []any{[]int32{2, 78}, []int32{}}), "ZDT081"},
+		{"nor when it was killed", service("RestartPreventExitStatus", []any{[]int32{}, []int32{9}}), "ZDT081"},
+		{"a status of one's own", service("RestartPreventExitStatus", []any{[]int32{78}, []int32{15}}), ""},
+		{"a panic is a success", func(f *Facts) {
+			service("Restart", "on-failure")(f)
+			service("SuccessExitStatus", []any{[]int32{2}, []int32{}})(f)
+		}, "ZDT081"},
+		{"and starts it again", service("SuccessExitStatus", []any{[]int32{2}, []int32{}}), ""},
+		{"a job", service("Job", []any{uint32(7), "/org/freedesktop/systemd1/job/7"}), "ZDT083"},
+		{"a reload", func(f *Facts) {
+			service("Job", []any{uint32(7), "/org/freedesktop/systemd1/job/7"})(f)
+			service("ActiveState", "reloading")(f)
+		}, ""},
+		{"a stranger's number", service("ExecStartPost", [][]any{{"/bin/true", []string{"/bin/true"}}}), ""},
+		{"the helper's number", func(f *Facts) {
+			helper(f)
+			service("ExecStartPost", [][]any{{"/usr/bin/choom", []string{"/usr/bin/choom", "-p", "$MAINPID"}}})(f)
+		}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := good()

@@ -50,20 +50,21 @@ func TestCheck(t *testing.T) {
 				if found := s.check(0); len(found) > 0 {
 					t.Fatalf("in what zdt init makes: %+v", found)
 				}
-				killMode, stop := "mixed", "ZDT013"
+				killMode, pidFile, group, stop := "mixed", "", "", "ZDT013"
 				if runtime == "helper" {
-					killMode, stop = "control-group", ""
+					killMode, pidFile, group, stop = "control-group", "ZDT011", "ZDT004", ""
 				}
+				// What comes of each is shown in TestUnitChecks.
 				for _, tt := range []struct{ unit, section, line, want string }{
 					{".service", "Service", "Type=simple", "ZDT001"},
-					{".service", "Service", "KillMode=" + killMode, "ZDT004"},
+					{".service", "Service", "KillMode=" + killMode, group},
 					{".service", "Service", "TimeoutStopSec=3s", "ZDT005"},
 					{".service", "Service", "TimeoutStartSec=3s", "ZDT006"},
 					{".service", "Service", "Restart=no", "ZDT007"},
 					{".service", "Unit", "StartLimitIntervalSec=10s", "ZDT008"},
 					{".service", "Service", "RemainAfterExit=yes", "ZDT009"},
 					{".service", "Service", "ExitType=cgroup", "ZDT010"},
-					{".service", "Service", "PIDFile=/run/hello.pid", "ZDT011"},
+					{".service", "Service", "PIDFile=/run/hello.pid", pidFile},
 					{".service", "Service", "ExecReload=\nExecReload=/bin/true", "ZDT012"},
 					{".service", "Service", "ExecStop=", stop},
 					{".socket", "Socket", "FlushPending=yes", "ZDT017"},

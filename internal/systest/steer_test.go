@@ -76,6 +76,18 @@ func phases() []control.Phase { return []control.Phase{control.Forked, control.H
 // other half and wants the answer, which was begun by the given version.
 func (s *service) hangingRequest() (finish func(version string)) {
 	s.t.Helper()
+	end := s.halfRequest()
+	return func(version string) {
+		s.t.Helper()
+		if answer, err := end(); err != nil || !strings.Contains(answer, "X-Version: "+version+"\r\n") {
+			s.t.Errorf("the hanging request ends with %v and the answer %q, want one of %s", err, answer, version)
+		}
+	}
+}
+
+// halfRequest is hangingRequest for who wants to know how it ends.
+func (s *service) halfRequest() (finish func() (string, error)) {
+	s.t.Helper()
 	conn, err := s.dial(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
@@ -95,20 +107,17 @@ func (s *service) hangingRequest() (finish func(version string)) {
 	if err != nil || string(asked) != goOn {
 		s.t.Fatalf("begin a request: %v, answer %q", err, asked)
 	}
-	return func(version string) {
-		s.t.Helper()
+	return func() (string, error) {
+		defer conn.Close()
 		conn.SetDeadline(time.Now().Add(patience))
-		_, err := io.WriteString(conn, "other")
-		if err != nil {
-			s.t.Errorf("finish the hanging request: %v", err)
-			return
+		if _, err := io.WriteString(conn, "other"); err != nil {
+			return "", err
 		}
 		answer, err := io.ReadAll(conn)
-		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 ") || !strings.HasSuffix(string(answer), "firstother") ||
-			!strings.Contains(string(answer), "X-Version: "+version+"\r\n") {
-			s.t.Errorf("the hanging request ends with %v and the answer %q, want one of %s", err, answer, version)
+		if text := string(answer); err == nil && !(strings.HasPrefix(text, "HTTP/1.1 200 ") && strings.HasSuffix(text, "firstother")) {
+			err = fmt.Errorf("it is cut")
 		}
-		conn.Close()
+		return string(answer), err
 	}
 }
 
@@ -128,7 +137,7 @@ func (s *service) must(code int, args ...string) guest.Result {
 // control sends one request to the control socket and returns where the answers come from.
 func (s *service) control(req control.Request) (net.Conn, *json.Decoder) {
 	s.t.Helper()
-	conn, err := s.g.Dial(s.t.Context(), "unix", "/run/zdt/hello/control.sock")
+	conn, err := s.g.Dial(s.t.Context(), "unix", "/run/zdt/"+s.name+"/control.sock")
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -141,7 +150,7 @@ func (s *service) control(req control.Request) (net.Conn, *json.Decoder) {
 
 // runtime is what the runtime says of itself, or nil. To wait for a state this is cheaper than zdt status by a process.
 func (s *service) runtime() *control.Status {
-	conn, err := s.g.Dial(s.t.Context(), "unix", "/run/zdt/hello/control.sock")
+	conn, err := s.g.Dial(s.t.Context(), "unix", "/run/zdt/"+s.name+"/control.sock")
 	if err != nil {
 		return nil
 	}

@@ -88,7 +88,7 @@ func TestRestartUnderLoad(t *testing.T) {
 // beginStop stops the service and its sockets, and returns when systemd has begun.
 func (s *service) beginStop() *guest.Process {
 	s.t.Helper()
-	stop := s.spawn("systemctl", "stop", s.unit, "hello.socket")
+	stop := s.spawn("systemctl", "stop", s.unit, s.name+".socket")
 	s.await("systemd stops the service", func() bool { return s.show("ActiveState") == "deactivating" })
 	return stop
 }

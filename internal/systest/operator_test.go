@@ -164,7 +164,7 @@ func TestOperatorIsRefused(t *testing.T) {
 			t.Errorf("a shutdown has to stop it: %s", c)
 		}
 		// What would take something of the policy away.
-		for _, flag := range []string{"--ignore-hold", "--skip-gates", "--no-rehearse", "--gate=exec:/bin/true", "--strategy=restart", "--on-failure=freeze", "--ready-timeout=1s", "--drain-timeout=1s"} {
+		for _, flag := range []string{"--ignore-hold", "--accept-risk=ZDT023", "--skip-gates", "--no-rehearse", "--gate=exec:/bin/true", "--strategy=restart", "--on-failure=freeze", "--ready-timeout=1s", "--drain-timeout=1s"} {
 			s.as(guest.User, 77, "zdt", "upgrade", s.name, "--binary", two, flag)
 		}
 		s.must(0, "zdt", "hold", s.name, "-m", "no")

@@ -25,6 +25,7 @@ func underHelper(t *testing.T, g *guest.Guest, flags ...string) *service {
 	t.Helper()
 	s := newService(t, g, options{init: append([]string{"--runtime", "helper", "--dynamic-user"}, flags...)})
 	s.quiet()
+	s.mustFindNothing() // whatever the flags
 	return s
 }
 

@@ -132,16 +132,29 @@ func TestInit(t *testing.T) {
 				s.mustRun(2)
 			})
 		}
-		for i, example := range []string{"chat", "line"} { // those of the repository that are not hello
-			t.Run(example, func(t *testing.T) {
-				file := build(t, example, func(out string) error { return goBuild(out, "../../examples/"+example, false, "") })
-				if err := g.Copy(file, "/srv/"+example, 0o755); err != nil {
-					t.Fatal(err)
+		// What else zdt init is asked for, and the examples of the repository that are not hello.
+		for i, tt := range []struct {
+			name, socket string
+			flags        []string
+		}{
+			{"chat", "http", []string{"--dynamic-user"}},
+			{"line", "line", []string{"--dynamic-user"}},
+			{"alone", "http", []string{"--dynamic-user", "--runtime", "helper", "--strategy", "restart", "--stop-signal", "INT"}},
+			{"probed", "http", []string{"--service-user", guest.User, "--runtime", "helper", "--ready", "tcp:127.0.0.1:8093", "--ready-timeout", "5s", "--drain-timeout", "2m",
+				"--health", "http://127.0.0.1:8093/", "--bake", "10s", "--env", "MODE=production", "--start-probe", "true"}},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				exec := program
+				if i < 2 {
+					exec = "/srv/" + tt.name
+					file := build(t, tt.name, func(out string) error { return goBuild(out, "../../examples/"+tt.name, false, "") })
+					if err := g.Copy(file, exec, 0o755); err != nil {
+						t.Fatal(err)
+					}
 				}
 				s := *host
-				s.t, s.name, s.unit = t, example, example+".service"
-				socket := map[string]string{"chat": "http", "line": "line"}[example]
-				s.init("--exec", "/srv/"+example, "--listen", fmt.Sprintf("127.0.0.1:809%d=%s", i, socket), "--dynamic-user", "--start").mustBe(t, "changed", 0)
+				s.t, s.name, s.unit = t, tt.name, tt.name+".service"
+				s.init(append([]string{"--exec", exec, "--listen", fmt.Sprintf("127.0.0.1:809%d=%s", i, tt.socket), "--start"}, tt.flags...)...).mustBe(t, "changed", 0)
 				s.mustFindNothing()
 			})
 		}

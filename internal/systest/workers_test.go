@@ -45,6 +45,7 @@ func TestWorkers(t *testing.T) {
 	guest.Each(t, func(t *testing.T, g *guest.Guest) {
 		s := newService(t, g, options{init: []string{"--runtime", "helper", "--dynamic-user", "--workers", strconv.Itoa(n)}})
 		first := s.crew(n)
+		s.mustFindNothing()
 		l := s.lightLoad()
 		if err := l.Until(t.Context(), func(r load.Report) bool { return r.Requests > 200 }); err != nil {
 			t.Fatal(err)

@@ -59,7 +59,7 @@ two was raised later, the socket unit has to be restarted.`,
 		},
 		{
 			ID: "ZDT039", Severity: Risk, Family: FamilyRuntime, Title: "the program cannot let go of its socket",
-			Why: "without O_NONBLOCK the program waits in accept until one more client comes: upgrades and stops wait for it, and kill it when their time is over",
+			Why: "without O_NONBLOCK the program waits in accept until one more client comes: upgrades and stops wait for it in vain until their time is over",
 			More: `The flag belongs to the socket and not to a process. The library sets it at a start. Another unit that gets the same
 socket, by ` + "`Sockets=`" + ` and without ` + "`NonBlocking=yes`" + `, takes it away for all when systemd starts it, and so may
 any program that has the socket. Once the flag is there again the next client wakes the program, and all is well. A restart sets

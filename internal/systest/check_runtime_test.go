@@ -183,6 +183,14 @@ func TestCheckBlockingSocket(t *testing.T) {
 	begin := time.Now()
 	s.upgrade(good(2)).mustBe(upgrade.Upgraded, 0)
 	took := time.Since(begin)
+	alone := func() { // the old program waits for a client still
+		s.await("one generation", func() bool {
+			s.ask("/")
+			r := s.status().Runtime
+			return r != nil && r.Predecessor == nil && s.processes() == 1
+		})
+	}
+	alone()
 	share("")
 	s.finds(0, "ZDT039")
 	s.answers()
@@ -266,7 +274,8 @@ func TestCheckQueueAndRelease(t *testing.T) {
 	}
 	s.mustUpgrade(good(2))
 
-	s.run("cp", fmt.Sprintf("/proc/%d/exe", s.mainPID()), "/srv/copy")
+	s.run("mkdir", "/srv/saved")
+	s.run("cp", fmt.Sprintf("/proc/%d/exe", s.mainPID()), "/srv/saved/hello")
 	s.run("sh", "-c", "rm -r /var/lib/zdt/hello/releases/*")
 	found = s.finds(10, "ZDT040")
 	t.Log(found[0].Seen, found[0].Fix)
@@ -275,7 +284,9 @@ func TestCheckQueueAndRelease(t *testing.T) {
 		t.Errorf("a restart does not fail: %v %s", err, r)
 	}
 	s.run("rm", "/var/lib/zdt/hello/current")
-	s.run("zdt", "init", s.name, "--exec", "/srv/copy", "--listen", s.addr+"=http", "--start", "--service-user", guest.User)
+	s.run("zdt", "init", s.name, "--exec", "/srv/saved/hello", "--listen", s.addr+"=http", "--service-user", guest.User)
+	s.run("systemctl", "reset-failed", s.unit, "hello.socket")
+	s.run("systemctl", "restart", "hello.socket", s.unit)
 	s.await("it serves again", func() bool { return s.show("ActiveState") == "active" })
 	s.finds(0)
 	s.mustUpgrade(good(3))

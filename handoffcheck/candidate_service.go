@@ -110,8 +110,8 @@ func (f Facts) libraries(path string, exe *elf.File) []sight {
 	}
 	// A release is a directory of its own; only one that is staged has anything beside the program.
 	origin := filepath.Join(f.Releases, "next")
-	if deepest([]string{f.Releases}, path) > 0 {
-		origin = filepath.Dir(path)
+	if file, err := filepath.EvalSymlinks(path); err == nil && deepest([]string{f.Releases}, file) > 0 {
+		origin = filepath.Dir(file) // the kernel goes by the file, not by the link to it
 	}
 	none := l.missing(exe, origin)
 	if len(none) == 0 {

@@ -92,9 +92,7 @@ func (p *adoptPlan) findGap(own []fdstore.Held) {
 	}
 	var lost []string
 	for _, h := range own {
-		i := slices.IndexFunc(p.adoption.Bind, func(l unitgen.Listen) bool {
-			return netfd.SameKind(h.Network, l.Proto) && netfd.SameAddress(h.Address, l.Addr)
-		})
+		i := p.bindingOf(h)
 		switch {
 		case i < 0 || strings.HasPrefix(h.Network, "unix"):
 			lost = append(lost, h.Network+" "+h.Address)
@@ -108,6 +106,18 @@ func (p *adoptPlan) findGap(own []fdstore.Held) {
 	if len(lost) > 0 {
 		p.gap = "clients of " + strings.Join(lost, ", ") + " are refused from the end of the old program until the new one listens"
 	}
+}
+
+// bindingOf is the index of what a socket is in Bind; -1: nothing. The very address goes before one that means the same: 0.0.0.0
+// and [::] may be two sockets of one program.
+func (p *adoptPlan) bindingOf(h fdstore.Held) int {
+	for _, same := range []func(a, b string) bool{func(a, b string) bool { return a == b }, netfd.SameAddress} {
+		i := slices.IndexFunc(p.adoption.Bind, func(l unitgen.Listen) bool { return netfd.SameKind(h.Network, l.Proto) && same(h.Address, l.Addr) })
+		if i >= 0 {
+			return i
+		}
+	}
+	return -1
 }
 
 // socketFiles are drop-ins for the socket units that need one: what they would lose clients by.

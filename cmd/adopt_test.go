@@ -8,10 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/zdt-dev/zdt/dbusctl"
+	"github.com/zdt-dev/zdt/internal/fdstore"
 	"github.com/zdt-dev/zdt/unitgen"
 )
 
@@ -233,5 +235,17 @@ func TestAdoptClearsUp(t *testing.T) {
 		if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%+v: it is still there: %v", o, err)
 		}
+	}
+}
+
+// All addresses of IPv4 and all of IPv6 are two sockets of nginx as Debian sets it up, and each keeps its name.
+func TestAdoptBothFamilies(t *testing.T) {
+	p := &adoptPlan{name: "web"}
+	own := []fdstore.Held{{Network: "tcp", Address: "0.0.0.0:80"}, {Network: "tcp", Address: "[::]:80"}}
+	p.adoption.Bind = p.bindings(own)
+	p.findGap(own)
+	want := []fdstore.Wish{{Name: "web-80", Network: "tcp", Address: "0.0.0.0:80"}, {Name: "web-80x", Network: "tcp", Address: "[::]:80"}}
+	if !slices.Equal(p.holds, want) {
+		t.Errorf("got %+v, want %+v", p.holds, want)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"strconv"
 	"time"
@@ -98,19 +99,29 @@ func (k *keeper) closeStored() {
 }
 
 // bind binds a socket unless one of its name was inherited. One that has the
-// address by another name is not bound a second time: its clients would wait in two queues.
+// address by another name is not bound a second time: its clients would wait in two queues. All addresses of IPv4 and all
+// of IPv6 with one port are two sockets, as nginx has them, and the second is of IPv6 alone then.
 func (k *keeper) bind(l Listen) error {
-	for _, s := range k.sockets {
-		switch same := netfd.SameKind(s.Network, l.Network); {
-		case s.Name == l.Name && !same:
+	for _, s := range k.sockets { // whatever their order: the name decides
+		switch {
+		case s.Name == l.Name && !netfd.SameKind(s.Network, l.Network):
 			return fmt.Errorf("the inherited socket %q is %s", s.Name, s.Network)
 		case s.Name == l.Name:
 			return nil
+		}
+	}
+	network := l.Network
+	for _, s := range k.sockets {
+		switch same := netfd.SameKind(s.Network, l.Network); {
+		case same && apart(s, l.Address):
+			if network == "tcp" || network == "udp" {
+				network += "6"
+			}
 		case same && netfd.SameAddress(s.Address, l.Address):
 			return fmt.Errorf("it was inherited already, by the name of %q", s.Name)
 		}
 	}
-	fd, err := netfd.Bind(context.Background(), l.Network, l.Address, k.ownQueues(l.Network))
+	fd, err := netfd.Bind(context.Background(), network, l.Address, k.ownQueues(l.Network))
 	if err != nil {
 		return err
 	}
@@ -122,6 +133,12 @@ func (k *keeper) bind(l Listen) error {
 	k.sockets = append(k.sockets, s)
 	k.bound++
 	return nil
+}
+
+// apart reports whether a socket has all addresses of IPv4 and address is all of IPv6.
+func apart(s Socket, address string) bool {
+	have, port, err := net.SplitHostPort(s.Address)
+	return err == nil && have == "0.0.0.0" && address == "[::]:"+port
 }
 
 // environ is what a generation's environment has besides the unit's.

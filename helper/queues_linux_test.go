@@ -141,3 +141,35 @@ func TestNoQueues(t *testing.T) {
 		})
 	}
 }
+
+// All addresses of IPv4 and all of IPv6 may be two sockets of one port, as nginx has them.
+func TestBindBothFamilies(t *testing.T) {
+	k := newKeeper(Options{})
+	defer func() {
+		for _, s := range k.sockets {
+			netfd.Close(s.FD)
+		}
+	}()
+	if err := k.bind(Listen{Name: "a", Network: "tcp", Address: "0.0.0.0:0"}); err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(k.sockets[0].Address)
+	if err != nil || !strings.HasPrefix(k.sockets[0].Address, "0.0.0.0:") {
+		t.Fatalf("%+v, %v", k.sockets, err)
+	}
+	if err := k.bind(Listen{Name: "b", Network: "tcp", Address: "[::]:" + port}); err != nil {
+		t.Fatal(err)
+	}
+	if only, err := unix.GetsockoptInt(k.sockets[1].FD, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY); err != nil || only != 1 {
+		t.Errorf("IPV6_V6ONLY is %d, %v", only, err)
+	}
+	if err := k.bind(Listen{Name: "c", Network: "tcp", Address: ":" + port}); err == nil {
+		t.Error("the port is bound a third time")
+	}
+	slices.Reverse(k.sockets) // systemd's store has its own order
+	for _, l := range []Listen{{Name: "a", Network: "tcp", Address: "0.0.0.0:" + port}, {Name: "b", Network: "tcp", Address: "[::]:" + port}} {
+		if err := k.bind(l); err != nil || len(k.sockets) != 2 {
+			t.Errorf("%+v, which was inherited: %v, %+v", l, err, k.sockets)
+		}
+	}
+}

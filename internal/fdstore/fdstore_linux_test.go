@@ -164,3 +164,28 @@ func FuzzParseWish(f *testing.F) {
 		}
 	})
 }
+
+// All addresses of IPv4 and all of IPv6 of one port are two sockets, and no group.
+func TestTakeBothFamilies(t *testing.T) {
+	four, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer four.Close()
+	_, port, _ := net.SplitHostPort(four.Addr().String())
+	six, err := net.Listen("tcp6", "[::]:"+port)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer six.Close()
+	taken, err := Take([]int{os.Getpid()}, always, []Wish{{"a", "tcp", "0.0.0.0:" + port}, {"b", "tcp", "[::]:" + port}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Close(taken)
+	for i, want := range []string{"0.0.0.0:", "[::]:"} {
+		if _, address, err := netfd.Info(taken[i].FD); err != nil || address != want+port {
+			t.Errorf("socket %d is %s, %v", i, address, err)
+		}
+	}
+}

@@ -31,7 +31,8 @@ func ParseWish(text string) (Wish, error) {
 	return Wish{Name: name, Network: network, Address: address}, nil
 }
 
-// fits reports whether a socket is the one that was wished for.
+// fits reports whether a socket is the one that was wished for, by the very address: 0.0.0.0 and [::] are two sockets of one
+// program.
 func (w Wish) fits(network, address string) bool {
-	return netfd.SameKind(network, w.Network) && netfd.SameAddress(address, w.Address)
+	return netfd.SameKind(network, w.Network) && address == w.Address
 }

@@ -22,6 +22,8 @@ import (
 // The descriptor is the caller's, with FD_CLOEXEC and, like the ones that
 // systemd passes, without O_NONBLOCK: programs that call accept(2) in a loop
 // know no EAGAIN. ctx bounds the look-up of a host's name.
+//
+// 0.0.0.0 is all addresses of IPv4, as for systemd and every other program: package net would make it those of IPv6 as well.
 func Bind(ctx context.Context, network, address string, reusePort bool) (fd int, err error) {
 	s, err := bind(ctx, network, address, reusePort)
 	if err != nil {
@@ -51,6 +53,9 @@ func bind(ctx context.Context, network, address string, reusePort bool) (socket,
 	// Programs in other languages expect what systemd would have bound, plain TCP.
 	// Go has asked for MPTCP by default since 1.24.
 	lc.SetMultipathTCP(false)
+	if (network == "tcp" || network == "udp") && strings.HasPrefix(address, "0.0.0.0:") {
+		network += "4"
+	}
 	switch network {
 	case "unix", "unixpacket", "unixgram":
 		if reusePort {

@@ -37,6 +37,9 @@ func TestBind(t *testing.T) {
 	for _, tt := range []struct{ network, address, want, prefix string }{
 		{"tcp", "127.0.0.1:0", "tcp", "127.0.0.1:"},
 		{"tcp4", ":0", "tcp", "0.0.0.0:"},
+		{"tcp", "0.0.0.0:0", "tcp", "0.0.0.0:"},
+		{"udp", "0.0.0.0:0", "udp", "0.0.0.0:"},
+		{"tcp", "[::]:0", "tcp", "[::]:"},
 		{"tcp", "localhost:0", "tcp", ""},
 		{"udp", "127.0.0.1:0", "udp", "127.0.0.1:"},
 		{"udp4", "127.0.0.1:0", "udp", "127.0.0.1:"},

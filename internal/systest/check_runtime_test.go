@@ -72,7 +72,7 @@ func TestCheckRuntime(t *testing.T) {
 	s.upgrade(good(3)).mustBe(upgrade.Upgraded, 0)
 	s.dropIn("a-defect", "")
 
-	// A script that starts the program, and waits for it.
+	// A script that starts the program, and waits for it. Only with NotifyAccess=all it comes up at all.
 	wrap := func(last string) string {
 		return s.write("/srv/wrap/run", "#!/bin/sh\n"+last+"\n")
 	}
@@ -80,11 +80,11 @@ func TestCheckRuntime(t *testing.T) {
 	s.name, s.unit = "wrapped", "wrapped.service"
 	s.run("zdt", "init", s.name, "--exec", wrap(program+"; exit $?"), "--service-user", guest.User)
 	s.dropIn("a-loose", "[Service]\nNotifyAccess=all\n")
-	t.Log(s.finds(10, "ZDT033")[0])
+	t.Log(s.finds(10, "ZDT033", "ZDT080")[0])
 	s.upgradeFile(wrap("exec "+program), "--accept-risk", "ZDT033").mustBe(upgrade.Refused, 10)
 	s.run("systemctl", "stop", s.unit)
 	s.upgradeFile("/srv/wrap/run").mustBe(upgrade.Upgraded, 0)
-	s.finds(0, "ZDT020")
+	s.finds(0, "ZDT020", "ZDT080")
 	s.upgradeFile(wrap("exec "+program+" # once more")).mustBe(upgrade.Upgraded, 0)
 
 	// A foreign program that tells systemd it is ready, which is all that systemd wants to know.
@@ -93,11 +93,12 @@ func TestCheckRuntime(t *testing.T) {
 	init := []string{"zdt", "init", s.name, "--exec", script, "--listen", "127.0.0.1:8081=http", "--service-user", guest.User}
 	s.run(init...)
 	s.dropIn("a-loose", "[Service]\nNotifyAccess=all\n")
-	found = s.finds(10, "ZDT033")
+	found = s.finds(10, "ZDT033", "ZDT080")
 	t.Log(found[0].Seen, found[0].Fix)
 	r = s.upgradeFile(script, "--accept-risk", "ZDT033")
 	r.mustBe(upgrade.Refused, 10)
 	t.Log(r.Cause, r.Hint)
+	s.run("rm", "/etc/systemd/system/other.service.d/a-loose.conf")
 	s.run(append(init, "--runtime", "helper", "--ready", "alive:100ms")...)
 	s.run("systemctl", "restart", s.unit)
 	s.finds(0)

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -195,6 +196,9 @@ func (p *adoptPlan) apply(ctx context.Context, f *factory) error {
 		return fmt.Errorf("take the lock: %w", err)
 	}
 	defer lock.Release()
+	if u, err := p.bus.Unit(ctx, p.unit); err != nil || u.MainPID != p.u.MainPID {
+		return cmp.Or(err, error(fail(ExitBusy, "run the same command again", "%s was restarted while zdt looked at it; nothing was changed", p.unit)))
+	}
 	st := f.errStyle()
 	for i, s := range p.steps {
 		err := context.Cause(ctx)
@@ -230,21 +234,23 @@ func (p *adoptPlan) goBack(ctx context.Context, f *factory, r replacement, cause
 		failure.Details = append(failure.Details, l)
 	}
 	u, err := p.bus.Unit(ctx, p.unit)
-	ended := err != nil || u.MainPID != p.u.MainPID || u.ActiveState != "active"
+	ended := err != nil || u.MainPID != p.u.MainPID || u.ActiveState != "active" && u.ActiveState != "reloading"
+	remove := func() error {
+		record, err := readAdoptRecord(p.recordPath())
+		record = p.alone(record)
+		return errors.Join(err, p.disableOwn(ctx, record), removeAll(record, true), r.clear(ctx), p.bus.DaemonReload(ctx))
+	}
 	if ended {
 		// Not a restart: what is in systemd's store would be in the way of a program that binds its port itself.
-		err = errors.Join(err, p.bus.Stop(ctx, p.unit))
-	}
-	record, rerr := readAdoptRecord(p.recordPath())
-	err = errors.Join(err, rerr, p.disableOwn(ctx, record), removeAll(record, true), r.clear(ctx), p.bus.DaemonReload(ctx))
-	if ended {
-		err = errors.Join(err, p.bus.ResetFailed(ctx, p.unit), p.bus.Start(ctx, p.unit))
+		err = errors.Join(err, p.stopAndStart(ctx, func() error { return errors.Join(remove(), p.bus.ResetFailed(ctx, p.unit)) }))
+	} else {
+		err = remove()
 	}
 	if err == nil {
 		err = p.forget()
 	}
 	if err != nil {
-		failure.Code, failure.Hint = ExitNotRestored, "zdt adopt --undo "+p.name+", then systemctl start "+p.unit
+		failure.Code, failure.Hint = ExitNotRestored, "zdt adopt "+p.name+" --undo --restart; systemctl status "+p.unit+" tells why it does not start"
 		failure.Err = fmt.Errorf("%w; and undoing it: %w", cause, err)
 	}
 	st := f.errStyle()

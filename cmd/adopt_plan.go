@@ -27,6 +27,7 @@ type adoptPlan struct {
 	old        []unitgen.File    // the unit and its drop-ins without those of zdt adopt
 	settings   []unitgen.Setting // of old
 	sockets    []dbusctl.Unit    // the socket units it has
+	dependents []string          // units that run, and that a stop of the service stops
 
 	adoption unitgen.Adoption
 	program  string // as ExecStart= has it then
@@ -121,6 +122,7 @@ func (p *adoptPlan) read(ctx context.Context, f *factory) (err error) {
 		}
 		p.sockets = append(p.sockets, s)
 	}
+	p.dependents = p.findDependents(ctx, p.props, []string{p.unit})[1:]
 	if p.record, err = readAdoptRecord(p.recordPath()); err != nil {
 		return err
 	}
@@ -130,6 +132,34 @@ func (p *adoptPlan) read(ctx context.Context, f *factory) (err error) {
 	}
 	p.switched = s.Runtime != nil && s.RuntimeProblem == ""
 	return nil
+}
+
+// findDependents adds the units that systemd stops together with a unit, and does not start with it again, to those that were seen.
+func (p *adoptPlan) findDependents(ctx context.Context, of handoffcheck.Unit, seen []string) []string {
+	for _, name := range slices.Concat(of.Texts("RequiredBy"), of.Texts("BoundBy"), of.Texts("ConsistsOf")) {
+		if slices.Contains(seen, name) {
+			continue
+		}
+		if u, err := p.bus.Unit(ctx, name); err != nil || u.ActiveState != "active" {
+			continue
+		}
+		seen = append(seen, name)
+		if all, err := p.bus.Properties(ctx, name); err == nil {
+			seen = p.findDependents(ctx, handoffcheck.Unit{Name: name, Properties: all}, seen)
+		}
+	}
+	return seen
+}
+
+// stopAndStart is no restart: systemd's store is emptied in between. What depends on the service is started again with it, as by a restart.
+func (p *adoptPlan) stopAndStart(ctx context.Context, between func() error) error {
+	err := errors.Join(p.bus.Stop(ctx, p.unit), between(), p.bus.Start(ctx, p.unit))
+	for _, name := range p.dependents {
+		if u, uerr := p.bus.Unit(ctx, name); uerr == nil && u.ActiveState != "active" {
+			err = errors.Join(err, p.bus.Start(ctx, name))
+		}
+	}
+	return err
 }
 
 func (p *adoptPlan) dropIn(unit string) string {
@@ -178,6 +208,15 @@ func (p *adoptPlan) plan(ctx context.Context, f *factory, o adoptOptions, zdt st
 		return &Failure{Code: ExitRefused, Err: fmt.Errorf("read [X-Zdt] of %s: %w", p.unit, err), Hint: hintOf(err)}
 	case policy.Managed:
 		return fail(ExitRefused, "zdt check "+p.name+" says whether all is well with it", "%s is zdt's already: %s says so in [X-Zdt]", p.unit, p.u.FragmentPath)
+	}
+	if len(p.record.Files) == 0 {
+		switch {
+		case p.u.NeedDaemonReload:
+			return fail(ExitRefused, "systemctl daemon-reload", "the files of %s have changed, and systemd has not read them: what it runs is not what they say", p.unit)
+		case p.u.ActiveState == "activating" || p.u.ActiveState == "deactivating":
+			// A start that is under way would be judged by the settings of the new unit.
+			return fail(ExitRefused, "wait until it has started, or stop it", "%s is %s", p.unit, p.u.ActiveState)
+		}
 	}
 	p.adoption = unitgen.Adoption{
 		Name: p.name, Zdt: zdt, Runtime: unitgen.Runtime(o.Runtime), Run: o.Run, Health: o.Health,

@@ -75,7 +75,7 @@ func (p *adoptPlan) findRuntime(o adoptOptions) error {
 		a.NonBlocking = known.nonBlocking
 		if o.Args == nil {
 			prefix, word, rest, err := unitgen.SplitCommand(a.Command)
-			if err == nil {
+			if err == nil && (setting(p.settings, "Type") == "forking" || a.Exec != "nginx") { // any other Type= has it in the foreground already
 				rest, err = known.args(rest)
 			}
 			if err != nil {

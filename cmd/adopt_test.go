@@ -249,3 +249,191 @@ func TestAdoptBothFamilies(t *testing.T) {
 		t.Errorf("got %+v, want %+v", p.holds, want)
 	}
 }
+
+// toldSystemd notes what it is told to do. Its one dependent unit is stopped with the service.
+type toldSystemd struct {
+	quietSystemd
+	did *[]string
+}
+
+func (s toldSystemd) do(what string) error { *s.did = append(*s.did, what); return nil }
+
+func (s toldSystemd) Stop(_ context.Context, name string) error {
+	u := s.units["worker.service"]
+	u.ActiveState = "inactive"
+	s.units["worker.service"] = u
+	return s.do("stop " + name)
+}
+func (s toldSystemd) Start(_ context.Context, name string) error { return s.do("start " + name) }
+func (s toldSystemd) ResetFailed(context.Context, string) error  { return nil }
+func (s toldSystemd) Disable(_ context.Context, _ bool, names ...string) error {
+	return s.do("disable " + strings.Join(names, " "))
+}
+
+func (s toldSystemd) Properties(_ context.Context, name string) (map[string]any, error) {
+	if name == "web.service" {
+		return map[string]any{"RequiredBy": []string{"worker.service"}, "TimeoutStopUSec": uint64(5e6)}, nil
+	}
+	return map[string]any{"RequiredBy": []string{"web.service"}}, nil
+}
+
+func (x *foundling) tell() *[]string {
+	bus := toldSystemd{quietSystemd: x.bus.(quietSystemd), did: new([]string)}
+	bus.units["worker.service"] = dbusctl.Unit{Name: "worker.service", LoadState: "loaded", ActiveState: "active"}
+	x.bus = bus
+	return bus.did
+}
+
+// An adoption that fails starts the old program again, and what depends on it. What other services of zdt need stays.
+func TestAdoptGoesBack(t *testing.T) {
+	for _, others := range []bool{false, true} {
+		x := newFoundling(t, foundUnit)
+		did := x.tell()
+		p, err := x.plan(t, adoptOptions{Name: "web", Run: []string{"--pass=systemd"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if others {
+			if err := os.MkdirAll(x.paths.StateDir("other"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.back = func(ctx context.Context, f *factory, cause error) error {
+			p.u.MainPID = 1 // it runs no more
+			return p.goBack(ctx, f, replacement{unit: p.unit, dir: p.moment}, cause)
+		}
+		p.steps = append(p.steps, initStep{title: "restart", replaces: true, do: func(context.Context, *factory) error { return errCut }})
+		if err := p.apply(t.Context(), x.f); codeOf(err) != ExitRolledBack {
+			t.Fatal(err)
+		}
+		want := "stop web.service, disable zdt-reconcile.service, start web.service, start worker.service"
+		if others {
+			want = strings.Replace(want, " disable zdt-reconcile.service,", "", 1)
+		}
+		if got := strings.Join(*did, ", "); got != want {
+			t.Errorf("other services %t: got %s, want %s", others, got, want)
+		}
+		if _, err := os.Stat(filepath.Join(x.paths.Units, unitgen.ReconcileUnit)); (err == nil) != others {
+			t.Errorf("other services %t: %v", others, err)
+		}
+	}
+}
+
+// Wherever an undoing with a restart was cut off, running it again completes it.
+func TestAdoptUndoRestartIsCutOff(t *testing.T) {
+	for cut := 0; ; cut++ {
+		x := newFoundling(t, foundUnit)
+		before := x.tree(t)
+		did := x.tell()
+		p, err := x.plan(t, adoptOptions{Name: "web", Run: []string{"--pass=systemd"}})
+		if err == nil {
+			err = p.apply(t.Context(), x.f)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		undo := func(cut int) int {
+			p := &adoptPlan{name: "web", unit: "web.service", paths: x.paths, bus: x.bus, moment: filepath.Join(x.dir, "moment")}
+			err := p.read(t.Context(), x.f)
+			p.u.ActiveState, p.switched = "active", !slices.Contains(*did, "start web.service")
+			if err == nil && (p.switched || len(p.record.Files) > 0) {
+				err = p.planBack(adoptOptions{Name: "web", Undo: true, Restart: true})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cut < len(p.steps) {
+				p.steps[cut].do = func(context.Context, *factory) error { return errCut }
+			}
+			if err := p.apply(t.Context(), x.f); err != nil && !errors.Is(err, errCut) {
+				t.Fatalf("cut at %d: %v", cut, err)
+			}
+			return len(p.steps)
+		}
+		steps := undo(cut)
+		undo(1 << 10)
+		if after := x.tree(t); after != before {
+			t.Errorf("cut at %d: before\n%s\nafter\n%s", cut, before, after)
+		}
+		if got := strings.Join(slices.DeleteFunc(*did, func(s string) bool { return strings.HasPrefix(s, "disable") }), ", "); got != "stop web.service, start web.service, start worker.service" {
+			t.Errorf("cut at %d: %s", cut, got)
+		}
+		if _, err := os.Stat(filepath.Join(x.dir, "moment", "web.service.d")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("cut at %d: the overlay is left: %v", cut, err)
+		}
+		if cut >= steps {
+			break
+		}
+	}
+}
+
+// A start under zdt that was left half done is no state to be left in.
+func TestAdoptUndoHalfStarted(t *testing.T) {
+	for _, state := range []string{"activating", "failed"} {
+		x := newFoundling(t, foundUnit)
+		did := x.tell()
+		p, err := x.plan(t, adoptOptions{Name: "web", Run: []string{"--pass=systemd"}})
+		if err == nil {
+			err = p.apply(t.Context(), x.f)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		units := x.bus.(toldSystemd).units
+		u := units["web.service"]
+		u.ActiveState = state
+		units["web.service"] = u
+		if _, err := x.plan(t, adoptOptions{Name: "web", Undo: true}); (codeOf(err) == ExitRefused) != (state == "activating") {
+			t.Errorf("%s, without --restart: %v", state, err)
+		}
+		p, err = x.plan(t, adoptOptions{Name: "web", Undo: true, Restart: true})
+		if err == nil {
+			err = p.apply(t.Context(), x.f)
+		}
+		if got := strings.Join(*did, ", "); err != nil || !strings.Contains(got, "stop web.service, start web.service") {
+			t.Errorf("%s: %s, %v", state, got, err)
+		}
+	}
+}
+
+// What systemd is in the middle of, or has not read, is left alone.
+func TestAdoptWaits(t *testing.T) {
+	for want, change := range map[string]func(*dbusctl.Unit){
+		"is activating":   func(u *dbusctl.Unit) { u.ActiveState = "activating" },
+		"is deactivating": func(u *dbusctl.Unit) { u.ActiveState = "deactivating" },
+		"has not read":    func(u *dbusctl.Unit) { u.NeedDaemonReload = true },
+	} {
+		x := newFoundling(t, foundUnit)
+		bus := x.bus.(quietSystemd)
+		u := bus.units["web.service"]
+		change(&u)
+		bus.units["web.service"] = u
+		if _, err := x.plan(t, adoptOptions{Name: "web", Run: []string{"--pass=systemd"}}); codeOf(err) != ExitRefused || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q: %v", want, err)
+		}
+	}
+	x := newFoundling(t, foundUnit)
+	p, err := x.plan(t, adoptOptions{Name: "web", Run: []string{"--pass=systemd"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.u.MainPID = 7 // and now it is another
+	if err := p.apply(t.Context(), x.f); codeOf(err) != ExitBusy {
+		t.Errorf("a service that was restarted meanwhile: %v", err)
+	}
+}
+
+// nginx that its unit has in the foreground is not told so again, which it would not start with.
+func TestAdoptForegroundNginx(t *testing.T) {
+	for kind, want := range map[string]string{"simple": "", "forking": " -g 'daemon off;'"} {
+		x := newFoundling(t, "[Service]\nExecStart=/usr/sbin/nginx\nType="+kind+"\n")
+		bus := x.bus.(quietSystemd)
+		u := bus.units["web.service"]
+		u.ExecStartPath = "/usr/sbin/nginx"
+		bus.units["web.service"] = u
+		p, err := x.plan(t, adoptOptions{Name: "web", Run: []string{"--ready=alive:1s"}})
+		if err != nil || p.adoption.Command != "/usr/sbin/nginx"+want {
+			t.Errorf("Type=%s: %q, %v", kind, p.adoption.Command, err)
+		}
+	}
+}

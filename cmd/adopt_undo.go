@@ -2,7 +2,9 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,14 +31,10 @@ func (p *adoptPlan) planBack(o adoptOptions) error {
 		p.clearStep()
 		return nil
 	}
-	// The unit for after a boot is there for all services of zdt.
-	others, err := p.paths.Services()
-	if err != nil {
-		return err
+	if p.u.ActiveState == "activating" && !o.Restart {
+		return fail(ExitRefused, "wait until it has started, or add --restart", "%s is activating, and would be judged by the settings of the other unit", p.unit)
 	}
-	if slices.ContainsFunc(others, func(name string) bool { return name != p.name }) {
-		p.record.Files = slices.DeleteFunc(p.record.Files, func(w adoptWrote) bool { return filepath.Base(w.Path) == unitgen.ReconcileUnit })
-	}
+	p.record = p.alone(p.record)
 	var edited []string
 	for _, path := range p.record.paths() {
 		data, err := os.ReadFile(path)
@@ -60,6 +58,15 @@ func (p *adoptPlan) planBack(o adoptOptions) error {
 	return nil
 }
 
+// alone is the record without what other services need as well: the unit for after a boot is there for all of zdt's.
+func (p *adoptPlan) alone(r adoptRecord) adoptRecord {
+	others, err := p.paths.Services()
+	if err != nil || slices.ContainsFunc(others, func(name string) bool { return name != p.name }) {
+		r.Files = slices.DeleteFunc(slices.Clone(r.Files), func(w adoptWrote) bool { return filepath.Base(w.Path) == unitgen.ReconcileUnit })
+	}
+	return r
+}
+
 func (p *adoptPlan) undoSteps(o adoptOptions, edited []string) {
 	for _, path := range edited {
 		p.step(func(_ context.Context, f *factory) error { return keepCopy(f, path) }, "keep a copy of %s", path)
@@ -67,14 +74,18 @@ func (p *adoptPlan) undoSteps(o adoptOptions, edited []string) {
 	// zdt ends what it runs; the unit as it was would do it in another way.
 	all, err := p.bothSettings()
 	r := replacement{unit: p.unit, dir: p.moment, stop: stopSettings(all), bus: replacer{reload: p.bus.DaemonReload}}
-	back := o.Restart && p.active() && p.switched
+	// What an adoption that was cut off has left half started, or failed, is started by the unit as it was.
+	back := o.Restart && (p.active() && p.switched || p.u.ActiveState == "activating" || p.u.ActiveState == "failed")
 	if back {
 		p.gap = "clients are refused from the end of the program until it listens again"
 		if len(p.sockets) > 0 {
 			p.gap = "clients wait in the queues of the sockets from the end of the program until it is ready again"
 		}
 		p.step(func(ctx context.Context, _ *factory) error {
-			if err != nil {
+			switch {
+			case errors.Is(err, fs.ErrNotExist): // an undoing was cut off behind this step
+				return nil
+			case err != nil:
 				return err
 			}
 			return r.write(ctx)
@@ -107,6 +118,7 @@ func (p *adoptPlan) forget() error {
 	dir := p.paths.StateDir(p.name)
 	os.Remove(filepath.Join(dir, "releases"))
 	os.Remove(dir)
+	os.Remove(filepath.Dir(p.paths.Control(p.name))) // systemd removes it after a stop by the unit that has it alone
 	return nil
 }
 
@@ -137,10 +149,7 @@ func (p *adoptPlan) startOld(ctx context.Context) error {
 		p.switched = err != nil
 		return err
 	}
-	if err := p.bus.Stop(ctx, p.unit); err != nil {
-		return err
-	}
-	err := p.bus.Start(ctx, p.unit)
+	err := p.stopAndStart(ctx, func() error { return nil })
 	p.switched = false
 	return err
 }

@@ -58,8 +58,8 @@ func TestHandoff(t *testing.T) {
 	}
 	want := []string{
 		"g1: READY=1",
-		"g1: MAINPID=g2 READY=1 NOTIFYACCESS=all", "g1: BARRIER=1", "g2: NOTIFYACCESS=main",
-		"g2: MAINPID=g3 READY=1 NOTIFYACCESS=all", "g2: BARRIER=1", "g3: NOTIFYACCESS=main",
+		"g1: MAINPID=g2 READY=1 NOTIFYACCESS=all WATCHDOG=1", "g1: BARRIER=1", "g2: NOTIFYACCESS=main",
+		"g2: MAINPID=g3 READY=1 NOTIFYACCESS=all WATCHDOG=1", "g2: BARRIER=1", "g3: NOTIFYACCESS=main",
 	}
 	if got, want := strings.Join(story, "\n"), strings.Join(want, "\n"); got != want {
 		t.Errorf("systemd heard\n%s\nwant\n%s", got, want)

@@ -59,6 +59,11 @@ func (n Notifier) Hint(status string) error {
 // Ready tells systemd that the service serves.
 func (n Notifier) Ready(status string) error { return n.Send("READY=1", "STATUS="+status) }
 
+// watchdog is the heartbeat that goes with a new main process. Each program has its own every half of WatchdogSec=, and systemd hears
+// the new one's from now on: without it nearly all of that time could pass between the last of the one and the first of the other.
+// systemd ignores it where nobody has set WatchdogSec=.
+const watchdog = "WATCHDOG=1"
+
 // MainPID makes pid the main process, in one datagram so that systemd never
 // sees one half of it. The caller waits for the Barrier before it goes on. Afterwards this
 // process is no longer heard under NotifyAccess=main, except that systemd ≥ 254
@@ -67,13 +72,13 @@ func (n Notifier) Ready(status string) error { return n.Send("READY=1", "STATUS=
 // versions ignore the assignment. The successor withdraws it with Sole
 // when its predecessor is gone.
 func (n Notifier) MainPID(pid int, status string) error {
-	return n.Send(fmt.Sprintf("MAINPID=%d", pid), "READY=1", "NOTIFYACCESS=all", "STATUS="+status)
+	return n.Send(fmt.Sprintf("MAINPID=%d", pid), "READY=1", "NOTIFYACCESS=all", watchdog, "STATUS="+status)
 }
 
 // Reclaim makes this process, pid, the main one again. Whether systemd obeys
 // cannot be seen from here.
 func (n Notifier) Reclaim(pid int, status string) error {
-	if err := n.Send(fmt.Sprintf("MAINPID=%d", pid), "READY=1", "NOTIFYACCESS=main", "STATUS="+status); err != nil {
+	if err := n.Send(fmt.Sprintf("MAINPID=%d", pid), "READY=1", "NOTIFYACCESS=main", watchdog, "STATUS="+status); err != nil {
 		return err
 	}
 	return n.Barrier()

@@ -55,9 +55,9 @@ func TestMessages(t *testing.T) {
 		"WATCHDOG=1\nSTATUS=x": func() error { return n.Send("WATCHDOG=1", "STATUS=x") },
 		"STATUS=x":             func() error { return n.Hint("x") },
 		"READY=1\nSTATUS=x":    func() error { return n.Ready("x") },
-		"MAINPID=7\nREADY=1\nNOTIFYACCESS=all\nSTATUS=x": func() error { return n.MainPID(7, "x") },
-		"NOTIFYACCESS=main\nSTATUS=x":                    func() error { return n.Sole("x") },
-		"FDSTORE=1\nFDNAME=none":                         func() error { return n.SendFDs([]string{"FDSTORE=1", "FDNAME=none"}) },
+		"MAINPID=7\nREADY=1\nNOTIFYACCESS=all\nWATCHDOG=1\nSTATUS=x": func() error { return n.MainPID(7, "x") },
+		"NOTIFYACCESS=main\nSTATUS=x":                                func() error { return n.Sole("x") },
+		"FDSTORE=1\nFDNAME=none":                                     func() error { return n.SendFDs([]string{"FDSTORE=1", "FDNAME=none"}) },
 	} {
 		if err := send(); err != nil {
 			t.Errorf("%q: %v", want, err)

@@ -241,6 +241,7 @@ func (p *adoptPlan) goBack(ctx context.Context, f *factory, r replacement, cause
 		return errors.Join(err, p.disableOwn(ctx, record), removeAll(record, true), r.clear(ctx), p.bus.DaemonReload(ctx))
 	}
 	if ended {
+		failure.Err = fmt.Errorf("%w; all was undone, and %s was started again as it was", cause, p.unit)
 		// Not a restart: what is in systemd's store would be in the way of a program that binds its port itself.
 		err = errors.Join(err, p.stopAndStart(ctx, func() error { return errors.Join(remove(), p.bus.ResetFailed(ctx, p.unit)) }))
 	} else {

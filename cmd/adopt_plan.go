@@ -341,6 +341,9 @@ func (p *adoptPlan) findFiles(ctx context.Context, o adoptOptions) error {
 	if err != nil {
 		return fail(ExitUsage, hintOf(err), "%w", err)
 	}
+	if err := p.overruled(file); err != nil {
+		return err
+	}
 	p.files = append([]unitgen.File{file}, p.socketFiles()...)
 	more, err := p.newSockets(ctx, o.Socket)
 	if err != nil {
@@ -376,6 +379,38 @@ func (p *adoptPlan) findFiles(ctx context.Context, o adoptOptions) error {
 		p.before = append(p.before, unitgen.File{Name: filepath.Base(path), Path: path, Mode: fi.Mode().Perm(), Data: data})
 	}
 	p.changes = unitgen.Diff(p.before, p.files)
+	return nil
+}
+
+// overruled refuses what a drop-in that is read later would take back: the program would be started without zdt, and systemd would
+// wait for it to be ready.
+func (p *adoptPlan) overruled(file unitgen.File) error {
+	ours, err := unitgen.ReadSettings(file)
+	if err != nil {
+		return err
+	}
+	for _, f := range p.old[1:] {
+		if f.Name <= unitgen.AdoptFile {
+			continue
+		}
+		theirs, err := unitgen.ReadSettings(f)
+		if err != nil {
+			return err
+		}
+		for _, s := range theirs {
+			switch {
+			case s.Section != "Service" || setting(ours, s.Key) == "" && !strings.HasPrefix(s.Key, "Exec"):
+				continue
+			case (s.Key == "Environment" || s.Key == "RuntimeDirectory") && s.Value != "": // adds to it
+				continue
+			}
+			switch s.Key {
+			case "Type", "NotifyAccess", "ExecStart", "ExecReload", "ExecStop", "KillMode", "KillSignal", "Environment", "RuntimeDirectory":
+				return fail(ExitRefused, "give it a name that sorts before "+unitgen.AdoptFile+", and run systemctl daemon-reload",
+					"%s is read after %s, and would overrule its %s=", f.Path, unitgen.AdoptFile, s.Key)
+			}
+		}
+	}
 	return nil
 }
 

@@ -265,7 +265,7 @@ func (s toldSystemd) Stop(_ context.Context, name string) error {
 	return s.do("stop " + name)
 }
 func (s toldSystemd) Start(_ context.Context, name string) error { return s.do("start " + name) }
-func (s toldSystemd) ResetFailed(context.Context, string) error  { return nil }
+func (s toldSystemd) ResetFailed(context.Context, string) error  { return s.do("reset") }
 func (s toldSystemd) Disable(_ context.Context, _ bool, names ...string) error {
 	return s.do("disable " + strings.Join(names, " "))
 }
@@ -306,7 +306,7 @@ func TestAdoptGoesBack(t *testing.T) {
 		if err := p.apply(t.Context(), x.f); codeOf(err) != ExitRolledBack {
 			t.Fatal(err)
 		}
-		want := "stop web.service, disable zdt-reconcile.service, start web.service, start worker.service"
+		want := "stop web.service, disable zdt-reconcile.service, reset, start web.service, start worker.service"
 		if others {
 			want = strings.Replace(want, " disable zdt-reconcile.service,", "", 1)
 		}
@@ -355,7 +355,7 @@ func TestAdoptUndoRestartIsCutOff(t *testing.T) {
 		if after := x.tree(t); after != before {
 			t.Errorf("cut at %d: before\n%s\nafter\n%s", cut, before, after)
 		}
-		if got := strings.Join(slices.DeleteFunc(*did, func(s string) bool { return strings.HasPrefix(s, "disable") }), ", "); got != "stop web.service, start web.service, start worker.service" {
+		if got := strings.Join(slices.DeleteFunc(*did, func(s string) bool { return strings.HasPrefix(s, "disable") }), ", "); got != "stop web.service, reset, start web.service, start worker.service" {
 			t.Errorf("cut at %d: %s", cut, got)
 		}
 		if _, err := os.Stat(filepath.Join(x.dir, "moment", "web.service.d")); !errors.Is(err, fs.ErrNotExist) {
@@ -390,7 +390,7 @@ func TestAdoptUndoHalfStarted(t *testing.T) {
 		if err == nil {
 			err = p.apply(t.Context(), x.f)
 		}
-		if got := strings.Join(*did, ", "); err != nil || !strings.Contains(got, "stop web.service, start web.service") {
+		if got := strings.Join(*did, ", "); err != nil || !strings.Contains(got, "stop web.service, reset, start web.service") {
 			t.Errorf("%s: %s, %v", state, got, err)
 		}
 	}
@@ -434,6 +434,30 @@ func TestAdoptForegroundNginx(t *testing.T) {
 		p, err := x.plan(t, adoptOptions{Name: "web", Run: []string{"--ready=alive:1s"}})
 		if err != nil || p.adoption.Command != "/usr/sbin/nginx"+want {
 			t.Errorf("Type=%s: %q, %v", kind, p.adoption.Command, err)
+		}
+	}
+}
+
+// A drop-in that is read after zdt's must not take back what that says.
+func TestAdoptOverruled(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"zz-local.conf", "[Service]\nExecStart=\nExecStart=/opt/web --port 81\n", "overrule its ExecStart="},
+		{"zz-local.conf", "[Service]\nRuntimeDirectory=\n", "overrule its RuntimeDirectory="},
+		{"zz-local.conf", "[Service]\nRuntimeDirectory=more\nEnvironment=A=b\nLimitNOFILE=4096\nRestart=always\n", ""},
+		{"override.conf", "[Service]\nExecStart=\nExecStart=/opt/web --port 81\n", ""},
+	} {
+		x := newFoundling(t, foundUnit)
+		path := filepath.Join(x.paths.Units, "web.service.d", tt.name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(tt.text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		bus := x.bus.(quietSystemd)
+		u := bus.units["web.service"]
+		u.DropInPaths = []string{path}
+		bus.units["web.service"] = u
+		_, err := x.plan(t, adoptOptions{Name: "web", Run: []string{"--pass=systemd"}})
+		if got := fmt.Sprint(err); (err == nil) != (tt.want == "") || !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %s: %v", tt.name, tt.text, err)
 		}
 	}
 }

@@ -149,7 +149,8 @@ func (p *adoptPlan) startOld(ctx context.Context) error {
 		p.switched = err != nil
 		return err
 	}
-	err := p.stopAndStart(ctx, func() error { return nil })
+	// The start limit counts the starts under zdt, too.
+	err := p.stopAndStart(ctx, func() error { return p.bus.ResetFailed(ctx, p.unit) })
 	p.switched = false
 	return err
 }

@@ -158,7 +158,7 @@ WantedBy=multi-user.target
 			}
 			if p.backend {
 				s.startBackend()
-				s.run("rm", "-f", "/etc/nginx/sites-enabled/default")
+				// The site of Debian stays: it has all addresses of IPv4 and all of IPv6, in two sockets.
 			}
 			deploy(1)
 			if tt.unit != "" {
@@ -200,6 +200,9 @@ WantedBy=multi-user.target
 				s.await("the old processes are gone", func() bool { return s.serving().Predecessor == nil })
 			}
 			report := l.Stop()
+			s.run("systemctl", "stop", s.unit) // and starts as it would after a boot, when nobody has kept its sockets
+			s.run("systemctl", "start", s.unit)
+			s.await("it serves after a stop", func() bool { return s.answers() == version(4) })
 			t.Log(report)
 			if report.Refused > 0 || p.lossless && report.Losses() > 0 {
 				t.Errorf("clients noticed: %s", report)

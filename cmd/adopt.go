@@ -76,8 +76,8 @@ A program below /usr stays where it is, and a new version comes with its
 package. Any other one is copied and becomes the first release; --exec names
 another FILE for that.
 
-What runs is not touched until the service is restarted, which --restart does.
-The program that holds its port itself is replaced without a client being
+What runs goes on until the service is restarted, which --restart does. The
+program that holds its port itself is replaced without a client being
 refused: systemd keeps its sockets meanwhile. Requests that are under way end as
 the program's own stop ends them. If the program does not come up under zdt all
 is undone, and the old one is started again.`,

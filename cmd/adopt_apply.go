@@ -159,7 +159,8 @@ func (p *adoptPlan) switchSteps() {
 	if p.switched { // adopted before, with other flags: zdt ends it
 		stop = nil
 	}
-	r := replacement{unit: p.unit, dir: p.moment, stop: stop, holds: p.holds, zdt: p.adoption.Zdt, bus: replacer{
+	_, again := p.overlaid()
+	r := replacement{unit: p.unit, dir: p.moment, again: again, stop: stop, holds: p.holds, zdt: p.adoption.Zdt, bus: replacer{
 		reload:  p.bus.DaemonReload,
 		signal:  func(ctx context.Context) error { return p.bus.Reload(ctx, p.unit) },
 		restart: func(ctx context.Context) error { return p.bus.Restart(ctx, p.unit) },
@@ -244,6 +245,9 @@ func (p *adoptPlan) goBack(ctx context.Context, f *factory, r replacement, cause
 		failure.Err = fmt.Errorf("%w; all was undone, and %s was started again as it was", cause, p.unit)
 		// Not a restart: what is in systemd's store would be in the way of a program that binds its port itself.
 		err = errors.Join(err, p.stopAndStart(ctx, func() error { return errors.Join(remove(), p.bus.ResetFailed(ctx, p.unit)) }))
+		if err == nil && len(p.served) > 0 {
+			err = p.awaitServed(ctx)
+		}
 	} else {
 		err = remove()
 	}

@@ -33,7 +33,8 @@ type adoptPlan struct {
 	program  string // as ExecStart= has it then
 	source   string // becomes the first release; "": none
 	holds    []fdstore.Wish
-	gap      string // what the restart costs
+	served   []fdstore.Held // what the old program listens on by itself
+	gap      string         // what the restart costs
 
 	files   []unitgen.File // as they should be
 	before  []unitgen.File // as they are
@@ -130,8 +131,18 @@ func (p *adoptPlan) read(ctx context.Context, f *factory) (err error) {
 	if p.u.MainPID != 0 {
 		f.askRuntime(ctx, &s, p.paths, p.u)
 	}
-	p.switched = s.Runtime != nil && s.RuntimeProblem == ""
+	p.switched = s.Runtime != nil && s.RuntimeProblem == "" || p.zdts(int(p.u.MainPID))
 	return nil
+}
+
+// zdts reports whether a process was started as zdt starts one: as zdt run, or from the store. Its control socket lies where the
+// service's user can remove it.
+func (p *adoptPlan) zdts(pid int) bool {
+	if pid == 0 || p.record.Program == "" {
+		return false
+	}
+	exe, err := os.Readlink(procPath(pid, "exe"))
+	return err == nil && (strings.HasPrefix(exe, p.paths.StateDir(p.name)+"/") || strings.HasPrefix(filepath.Base(exe), "zdt"))
 }
 
 // findDependents adds the units that systemd stops together with a unit, and does not start with it again, to those that were seen.
@@ -218,6 +229,9 @@ func (p *adoptPlan) plan(ctx context.Context, f *factory, o adoptOptions, zdt st
 			return fail(ExitRefused, "wait until it has started, or stop it", "%s is %s", p.unit, p.u.ActiveState)
 		}
 	}
+	if err := p.dangerous(o); err != nil {
+		return err
+	}
 	p.adoption = unitgen.Adoption{
 		Name: p.name, Zdt: zdt, Runtime: unitgen.Runtime(o.Runtime), Run: o.Run, Health: o.Health,
 		ReadyTimeout: o.ReadyTimeout, DrainTimeout: o.DrainTimeout, Bake: o.Bake,
@@ -234,6 +248,20 @@ func (p *adoptPlan) plan(ctx context.Context, f *factory, o adoptOptions, zdt st
 		return err
 	}
 	return p.findSteps(ctx, o)
+}
+
+// dangerous refuses what would harm the program that runs, or the one that is to be started, in ways that nobody would understand.
+func (p *adoptPlan) dangerous(o adoptOptions) error {
+	access := setting(p.settings, "NotifyAccess")
+	if watched := p.props.Number("WatchdogUSec"); p.active() && !p.switched && !o.Restart && watched > 0 && (access == "all" || access == "exec") {
+		return fail(ExitRefused, "do both at once: zdt adopt "+p.name+" --restart", "%s has WatchdogSec= and NotifyAccess=%s: systemd would not hear the heartbeats of other processes than the main one any more, and kill what runs", p.unit, access)
+	}
+	for _, s := range p.settings {
+		if s.Section == "Service" && strings.HasPrefix(s.Key, "Exec") && strings.Contains(s.Value, "RUNTIME_DIRECTORY") && setting(p.settings, "RuntimeDirectory") != "" {
+			return fail(ExitRefused, "write the path out, in a drop-in of yours", "%s=%s: the variable names zdt's directory, too, afterwards", s.Key, s.Value)
+		}
+	}
+	return nil
 }
 
 // findProgram finds out what is executed, and where the program will be.

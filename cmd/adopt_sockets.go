@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/internal/fdstore"
@@ -53,10 +54,39 @@ func (p *adoptPlan) findSockets(o adoptOptions) error {
 		p.adoption.Store = storeSockets
 	}
 	if p.active() && !p.switched {
+		p.served = own
 		p.findGap(own)
 	}
 	return nil
 }
+
+// awaitServed waits until the old program listens again where it did. That systemd has started it says little of a program that does
+// not tell when it is ready.
+func (p *adoptPlan) awaitServed(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, serveAgain)
+	defer cancel()
+	for tick := time.NewTicker(20 * time.Millisecond); ; {
+		held, err := fdstore.Find(processesIn(p.u.ControlGroup), belongsTo(p.u.ControlGroup))
+		missing := slices.DeleteFunc(slices.Clone(p.served), func(h fdstore.Held) bool {
+			return slices.ContainsFunc(held, func(now fdstore.Held) bool { return now.Network == h.Network && now.Address == h.Address })
+		})
+		if err == nil && len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			if err == nil {
+				err = fmt.Errorf("nobody listens on %s %s", missing[0].Network, missing[0].Address)
+			}
+			return fmt.Errorf("%s was started again, and within %s %w", p.unit, serveAgain, err)
+		}
+	}
+}
+
+// serveAgain is how long a program may take that was started again.
+const serveAgain = 30 * time.Second
 
 // systemds reports whether a socket is one of the socket units, which keep it whatever the service does.
 func (p *adoptPlan) systemds(h fdstore.Held) bool {

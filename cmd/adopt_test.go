@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/zdt-dev/zdt/dbusctl"
 	"github.com/zdt-dev/zdt/internal/fdstore"
@@ -191,6 +192,7 @@ func TestAdoptRefuses(t *testing.T) {
 		{"not in ExecStart=", begin + "Type=notify\n", adoptOptions{Exec: "/bin/sh"}, "does not mention"},
 		{"both", begin + "Type=notify\n", adoptOptions{Exec: "/bin/sh", InPlace: true}, "exclude each other"},
 		{"under zdt", "[Service]\nExecStart=/usr/local/bin/zdt run -- /opt/web\n", adoptOptions{}, "runs under zdt run already"},
+		{"a directory", begin + "RuntimeDirectory=web\nExecStartPre=/bin/touch ${RUNTIME_DIRECTORY}/x\n", adoptOptions{}, "the variable names"},
 		{"zdt's own", begin + "[X-Zdt]\nName=web\nFormat=1\n", adoptOptions{}, "zdt's already"},
 		{"no socket", begin + "Type=notify\n", adoptOptions{Socket: true}, "no socket"},
 		{"a runtime", begin, adoptOptions{Runtime: "magic"}, "unknown"},
@@ -458,6 +460,35 @@ func TestAdoptOverruled(t *testing.T) {
 		_, err := x.plan(t, adoptOptions{Name: "web", Run: []string{"--pass=systemd"}})
 		if got := fmt.Sprint(err); (err == nil) != (tt.want == "") || !strings.Contains(got, tt.want) {
 			t.Errorf("%s: %s: %v", tt.name, tt.text, err)
+		}
+	}
+}
+
+// A program that was started again and does not listen is not back.
+func TestAdoptAwaitsTheOldProgram(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	p := &adoptPlan{unit: "web.service", u: dbusctl.Unit{Service: dbusctl.Service{ControlGroup: "/none"}}, served: []fdstore.Held{{Network: "tcp", Address: "127.0.0.1:1"}}}
+	if err := p.awaitServed(ctx); err == nil || !strings.Contains(err.Error(), "nobody listens on tcp 127.0.0.1:1") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Heartbeats of workers would not be heard from the moment on in which systemd reads the drop-in.
+func TestAdoptHeartbeats(t *testing.T) {
+	x := newFoundling(t, foundUnit+"NotifyAccess=all\n")
+	bus := x.bus.(quietSystemd)
+	u := bus.units["web.service"]
+	u.ActiveState = "active"
+	bus.units["web.service"] = u
+	p := &adoptPlan{name: "web", unit: "web.service", paths: x.paths, bus: x.bus, moment: x.dir}
+	if err := p.read(t.Context(), x.f); err != nil {
+		t.Fatal(err)
+	}
+	p.props.Properties = map[string]any{"WatchdogUSec": uint64(10e6)}
+	for _, restart := range []bool{false, true} {
+		if err := p.dangerous(adoptOptions{Restart: restart}); (err == nil) != restart {
+			t.Errorf("restart %t: %v", restart, err)
 		}
 	}
 }

@@ -25,6 +25,7 @@ type replacement struct {
 	stop  []unitgen.Setting // how the old program is stopped
 	holds []fdstore.Wish    // the sockets that are the old program's alone; none: it loses nothing
 	zdt   string            // for the unit
+	again bool              // one was cut off before: systemd may have the sockets already
 
 	bus replacer
 }
@@ -106,6 +107,10 @@ func (r replacement) write(ctx context.Context) error {
 
 // take returns when systemd has the sockets. It says nothing to whom it does not listen to, so it is asked.
 func (r replacement) take(ctx context.Context) error {
+	before, err := r.bus.stored(ctx)
+	if err != nil {
+		return err
+	}
 	if err := r.bus.signal(ctx); err != nil {
 		return err
 	}
@@ -113,8 +118,9 @@ func (r replacement) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if n < uint64(len(r.holds)) {
-		return fmt.Errorf("systemd has kept %d of %d sockets", n, len(r.holds))
+	// systemd has the same socket once, so that after a restart that was cut off there may be nothing to add.
+	if n < uint64(len(r.holds)) || before > 0 && n == before && !r.again {
+		return fmt.Errorf("systemd has kept %d descriptors, %d of them from before, and %d sockets were given to it", n, before, len(r.holds))
 	}
 	return nil
 }

@@ -41,12 +41,16 @@ TimeoutStopSec=5
 // Nothing is restarted unless systemd has the sockets, and nothing of the overlay is left.
 func TestReplacementSteps(t *testing.T) {
 	for _, tt := range []struct {
-		name   string
-		stored uint64
-		want   string
+		name          string
+		before, after uint64
+		again         bool
+		want          string
 	}{
-		{"kept", 1, "reload signal restart reload"},
-		{"not kept", 0, "reload signal, clear: reload"},
+		{"kept", 0, 1, false, "reload signal restart reload"},
+		{"kept beside others", 3, 4, false, "reload signal restart reload"},
+		{"not kept", 0, 0, false, "reload signal, clear: reload"},
+		{"not kept beside others", 3, 3, false, "reload signal, clear: reload"},
+		{"kept before", 1, 1, true, "reload signal restart reload"},
 	} {
 		var did []string
 		do := func(what string) func(context.Context) error {
@@ -54,8 +58,13 @@ func TestReplacementSteps(t *testing.T) {
 		}
 		r := replacement{unit: "web.service", dir: t.TempDir(), holds: []fdstore.Wish{{Name: "http", Network: "tcp", Address: "[::]:80"}}, bus: replacer{
 			reload: do("reload"), signal: do("signal"), restart: do("restart"),
-			stored: func(context.Context) (uint64, error) { return tt.stored, nil },
-		}}
+			stored: func(context.Context) (uint64, error) {
+				if slices.Contains(did, "signal") {
+					return tt.after, nil
+				}
+				return tt.before, nil
+			},
+		}, again: tt.again}
 		var err error
 		for _, s := range r.steps() {
 			if err = s.do(t.Context(), nil); err != nil {
@@ -66,7 +75,7 @@ func TestReplacementSteps(t *testing.T) {
 				break
 			}
 		}
-		if got := strings.Join(did, " "); got != tt.want || (err == nil) != (tt.stored > 0) {
+		if got := strings.Join(did, " "); got != tt.want || (err == nil) != strings.Contains(tt.want, "restart") {
 			t.Errorf("%s: got %q, %v", tt.name, got, err)
 		}
 		if left, err := os.ReadDir(r.dir); err != nil || len(left) > 0 {

@@ -176,14 +176,7 @@ func runAdopt(ctx context.Context, f *factory, o adoptOptions) error {
 		if err != nil {
 			doc.Error, doc.Hint = err.Error(), hintOf(err)
 		}
-		if perr := f.print(doc); perr != nil {
-			return perr
-		}
-		if err != nil {
-			f.tellText(err)
-			err = &Failure{Code: doc.ExitCode, Err: err, Told: true}
-		}
-		return err
+		return f.printVerdict(doc, err)
 	}
 	if err != nil {
 		return err

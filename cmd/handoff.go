@@ -167,14 +167,7 @@ func runHandoff(ctx context.Context, f *factory, t handoffTarget) error {
 		}
 	}
 	if f.globals.output != outputText {
-		if perr := f.print(doc); perr != nil {
-			return perr
-		}
-		if err != nil {
-			f.tellText(err)
-			err = &Failure{Code: doc.ExitCode, Err: err, Told: true}
-		}
-		return err
+		return f.printVerdict(doc, err)
 	}
 	if err == nil {
 		if c := doc.Connections; c != nil && c.Cut > 0 && !f.globals.quiet {

@@ -102,14 +102,7 @@ func runOperators(ctx context.Context, f *factory, o operatorsOptions) error {
 		}
 	}
 	if f.globals.output != outputText {
-		if perr := f.print(doc); perr != nil {
-			return perr
-		}
-		if err != nil {
-			f.tellText(err)
-			err = &Failure{Code: doc.ExitCode, Err: err, Told: true}
-		}
-		return err
+		return f.printVerdict(doc, err)
 	}
 	if err != nil {
 		return err

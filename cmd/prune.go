@@ -123,14 +123,7 @@ func runPrune(ctx context.Context, f *factory, name string, o pruneOptions) erro
 		if err != nil {
 			doc.Error, doc.Hint = err.Error(), hintOf(err)
 		}
-		if perr := f.print(doc); perr != nil {
-			return perr
-		}
-		if err != nil {
-			f.tellText(err)
-			err = &Failure{Code: doc.ExitCode, Err: err, Told: true}
-		}
-		return err
+		return f.printVerdict(doc, err)
 	}
 	if werr := f.showPruned(doc, p); werr != nil && err == nil {
 		err = werr

@@ -73,6 +73,18 @@ func (f *factory) print(doc any) error {
 	return printJSON(f.Out, doc, f.globals.output == outputJSON)
 }
 
+// printVerdict writes the document of a command that err ended, nil: that succeeded, and tells a person, too, what failed.
+func (f *factory) printVerdict(doc any, err error) error {
+	if perr := f.print(doc); perr != nil {
+		return perr
+	}
+	if err == nil {
+		return nil
+	}
+	f.tellText(err)
+	return &Failure{Code: codeOf(err), Err: err, Told: true}
+}
+
 // printJSON writes one document, on one line unless it is to be indented.
 func printJSON(w io.Writer, doc any, indent bool) error {
 	e := json.NewEncoder(w)

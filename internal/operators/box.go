@@ -276,15 +276,25 @@ func (b *Box) Answer(id string) (*os.File, error) {
 	if err := thin(d, maxAnswers-1, time.Now()); err != nil {
 		return nil, err
 	}
-	name := id + answerSuffix
-	fd, err := unix.Openat(int(d.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	// It gets its name when operators may read it: whoever asked looks for it by that, and opens it at once.
+	own, err := NewID()
 	if err != nil {
-		return nil, &fs.PathError{Op: "make", Path: filepath.Join(d.Name(), name), Err: err}
+		return nil, err
+	}
+	name, unnamed := id+answerSuffix, ".new-"+own
+	fd, err := unix.Openat(int(d.Fd()), unnamed, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "make", Path: filepath.Join(d.Name(), unnamed), Err: err}
 	}
 	f := os.NewFile(uintptr(fd), filepath.Join(d.Name(), name))
+	defer unix.Unlinkat(int(d.Fd()), unnamed, 0)
 	if err := errors.Join(f.Chown(-1, int(b.group)), f.Chmod(0o640)); err != nil {
 		f.Close()
 		return nil, err
+	}
+	if err := unix.Linkat(int(d.Fd()), unnamed, int(d.Fd()), name, 0); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "make", Path: filepath.Join(d.Name(), name), Err: err}
 	}
 	return f, nil
 }

@@ -330,6 +330,49 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
+// Who waits for an answer finds it by its name, and can read it from the moment on in which it is there.
+func TestAnswerIsReadable(t *testing.T) {
+	b, path := box(t)
+	id, err := NewID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(path, answers, id+answerSuffix)
+	stop, done := make(chan struct{}), make(chan struct{})
+	var unreadable fs.FileMode
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if fi, err := os.Stat(name); err == nil && fi.Mode() != 0o640 {
+				unreadable = fi.Mode()
+			}
+		}
+	}()
+	for range 300 {
+		f, err := b.Answer(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	<-done
+	if unreadable != 0 {
+		t.Errorf("for a moment it had the mode %04o", unreadable)
+	}
+	if left, err := os.ReadDir(filepath.Dir(name)); err != nil || len(left) > 0 {
+		t.Errorf("%v is left, %v", left, err)
+	}
+}
+
 // What Post puts there is what Box takes. As root the owner has to be changed in between.
 func TestPost(t *testing.T) {
 	b, path := box(t)

@@ -52,10 +52,11 @@ func badCandidates() []badCandidate {
 		},
 		{
 			name:    "may not be executed by the service's user",
-			file:    func(s *service) string { return s.script("/root/bin/sh", "exit 0") },
+			file:    func(s *service) string { return s.script("/opt/private/sh", "exit 0") },
 			outcome: upgrade.RolledBack, code: 11, phase: upgrade.Listen, reason: journal.ReasonStart,
 			cause: "permission denied",
 		},
+		refused("has an interpreter that the sandbox hides", func(s *service) string { return s.script("/root/bin/sh", "exit 0") }, "ZDT046"),
 		refused("is for another machine", func(s *service) string { return s.put(program{version: 107, foreign: true}) }, "another architecture"),
 		refused("is not executable", func(s *service) string {
 			file := s.put(good(108))
@@ -93,8 +94,10 @@ func TestBadCandidate(t *testing.T) {
 		if err := g.WriteFile("/etc/hello.key", []byte("secret\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s.run("install", "-d", "-m", "0700", "/root/bin")
-		s.run("cp", "/bin/sh", "/root/bin/sh")
+		for _, dir := range []string{"/opt/private", "/root/bin"} {
+			s.run("install", "-d", "-m", "0700", dir)
+			s.run("cp", "/bin/sh", dir+"/sh")
+		}
 		l := s.lightLoad()
 		n := 1
 		for _, c := range badCandidates() {

@@ -129,6 +129,10 @@ func TestUserManager(t *testing.T) {
 		}
 		u.must(0, "systemctl", "--user", "is-enabled", "zdt-reconcile.service")
 		txid = u.detach(good(6), "1h")
+		// --detach returns before the service is touched; who dies then has changed nothing.
+		s.await("the bake", func() bool {
+			return strings.Contains(u.exec("zdt", "--user", "status", "hello", "-o", "json").Stdout, `"phase": "held"`)
+		})
 		u.must(0, "systemctl", "--user", "kill", "--signal=KILL", "zdt-hello-"+txid+".service")
 		u.must(0, "systemctl", "--user", "start", "zdt-reconcile.service")
 		u.must(13, "zdt", "--user", "wait", "hello", txid)
